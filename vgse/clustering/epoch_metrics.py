@@ -1,0 +1,61 @@
+"""What an epoch looked like: loss terms, used clusters, speed."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from vgse.clustering.collectives import all_sum
+from vgse.clustering.objective import TERMS, Losses
+
+
+class EpochMetrics:
+    """Sums over the steps of one epoch; nothing is read back from the device before `result`."""
+
+    def __init__(self, num_clusters: int, device: torch.device) -> None:
+        self._loss_sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=device)
+        self._rows = torch.zeros((), dtype=torch.float64, device=device)
+        self._rows_of_K = torch.zeros(num_clusters, dtype=torch.float64, device=device)
+        self._entropy = torch.zeros((), dtype=torch.float64, device=device)
+        self._started = time.perf_counter()
+        self._waited = 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Adds time spent waiting for data."""
+        self._waited += seconds
+
+    @torch.no_grad()
+    def add(self, losses: Losses, a_BK: Tensor) -> None:
+        """Adds a step: the losses are of the global batch already, the assignments are this rank's."""
+        values = torch.stack([losses.total.detach(), *(getattr(losses, term) for term in TERMS)]).double()
+        self._loss_sums += values * losses.rows
+        self._rows += losses.rows
+        self._rows_of_K += torch.bincount(a_BK.argmax(dim=1), minlength=len(self._rows_of_K))
+        self._entropy += torch.special.entr(a_BK).sum()
+
+    def result(self) -> dict[str, float]:
+        """Figures of the global epoch; entropies in nats (log K where all clusters are alike).
+
+        `used_clusters` have at least one row whose assignment is largest there; `cluster_entropy` is that of the rows
+        per cluster, `assignment_entropy` the mean entropy of a row's assignment (near 0: confident).
+        """
+        usage = all_sum(torch.cat([self._rows_of_K, self._entropy[None]]))
+        share_K = usage[:-1] / self._rows
+        seconds = time.perf_counter() - self._started
+        means = (self._loss_sums / self._rows).tolist()
+        rows = float(self._rows)
+        return {
+            "loss": means[0],
+            **{f"loss_{term}": value for term, value in zip(TERMS, means[1:], strict=True)},
+            "used_clusters": int((share_K > 0).sum()),
+            "cluster_entropy": float(torch.special.entr(share_K).sum()),
+            "cluster_entropy_max": math.log(len(share_K)),
+            "assignment_entropy": float(usage[-1]) / rows,
+            "rows": int(rows),
+            "seconds": seconds,
+            "rows_per_s": rows / seconds,
+            "wait_share": self._waited / seconds,
+        }

@@ -1,0 +1,208 @@
+"""The training loop: the same optimiser steps on any number of workers, resumed on any number.
+
+Everything that is drawn or scheduled follows from (seed, epoch, step), so a checkpoint holds no random state: the
+network, the optimiser's moments, the neighbour bank and the epoch are all there is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vgse.clustering.bank import NeighbourBank
+from vgse.clustering.batches import Batch, BatchSource, InMemoryBatches
+from vgse.clustering.checkpoints import Checkpoints
+from vgse.clustering.collectives import barrier, rank
+from vgse.clustering.epoch_metrics import EpochMetrics
+from vgse.clustering.finiteness import raise_if_gradient_not_finite, raise_if_loss_not_finite
+from vgse.clustering.network import ClusterNetwork
+from vgse.clustering.objective import Losses, ObjectiveWeights, objective
+from vgse.clustering.training_state import checked_history, pack, unpack
+
+__all__ = ["Batch", "BatchSource", "FitSettings", "InMemoryBatches", "fit"]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to train. `neighbours` and `bank_size` are rows, `warmup_epochs` and `checkpoint_every` epochs.
+
+    `amp` runs a backbone in bfloat16 where the device is CUDA; losses stay in float32.
+    """
+
+    epochs: int = 15
+    global_batch: int = 1024
+    learning_rate: float = 3e-3
+    backbone_learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 1.0
+    neighbours: int = 5
+    bank_size: int = 4096
+    weights: ObjectiveWeights = field(default_factory=ObjectiveWeights)
+    amp: bool = True
+    seed: int = 0
+    checkpoint_every: int = 1
+
+
+def fit(
+    network: ClusterNetwork,
+    source: BatchSource,
+    words_SW: Tensor,
+    settings: FitSettings,
+    *,
+    checkpoints: Checkpoints,
+    device: torch.device | str = "cpu",
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> ClusterNetwork:
+    """Trains `network` and returns it, with the weights after the last epoch.
+
+    Starts from the latest checkpoint where there is one; a finished run is loaded, not trained again. Under
+    `torch.distributed` all ranks call this together; rank 0 writes.
+
+    Args:
+        network: its initial weights count on rank 0 only.
+        source: this rank's rows.
+        words_SW: word vectors of the seen classes, as L_sem should see them.
+        settings: see `FitSettings`.
+        checkpoints: where to save and resume.
+        device: to train on.
+        on_epoch: called on every rank after every epoch (after its checkpoint) with the global epoch's figures.
+        on_step: called with (step, steps in all) after every optimiser step.
+
+    Raises:
+        NonFiniteLossError: on all ranks at the same step, before the optimiser moves; nothing is saved.
+        ConfigError: the folder holds a checkpoint of other settings.
+    """
+    device = torch.device(device)
+    network.to(device)
+    run = _Run(network, settings, words_SW.to(device, torch.float32), device, source.steps_per_epoch)
+    saved = checkpoints.latest()
+    history = checked_history(saved, settings, network)
+    if saved is not None:
+        unpack(saved.tensors, network, run.optimizer, run.bank)
+        if saved.epoch >= settings.epochs:
+            return network.eval()
+    run.wrap()
+    for epoch in range(saved.epoch if saved else 0, settings.epochs):
+        figures = run.epoch(source, epoch, on_step)
+        history.append(figures)
+        finished = epoch + 1 == settings.epochs
+        if finished or (epoch + 1) % settings.checkpoint_every == 0:
+            if rank() == 0:
+                tensors, state = pack(network, run.optimizer, run.bank, settings, history)
+                checkpoints.save(epoch + 1, tensors, {**state, "finished": finished})
+            barrier()
+        if on_epoch:
+            on_epoch(figures)
+    return network.eval()
+
+
+class _Run:
+    """One training run in one process."""
+
+    def __init__(
+        self, network: ClusterNetwork, settings: FitSettings, words_SW: Tensor, device: torch.device, steps: int
+    ) -> None:
+        self.network, self.settings, self.words_SW, self.device = network, settings, words_SW, device
+        self.steps_per_epoch = steps
+        self.model: nn.Module = network
+        self.optimizer = torch.optim.AdamW(_parameter_groups(network, settings))
+        # With no more rows than an epoch has (its last batch may be short), a query's own earlier copy is in it once.
+        capacity = min(settings.bank_size, max(1, steps - 1) * settings.global_batch)
+        self.bank = NeighbourBank(capacity, network.feature_dim, network.num_clusters, device)
+
+    def wrap(self) -> None:
+        """Lets gradients be averaged over ranks, and starts all ranks from rank 0's weights."""
+        if dist.is_available() and dist.is_initialized():
+            self.model = DistributedDataParallel(
+                self.network,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                forward_sync_buffers=False,
+                gradient_as_bucket_view=True,
+            )
+
+    def epoch(self, source: BatchSource, epoch: int, on_step: Callable[[int, int], None] | None) -> dict[str, float]:
+        """Trains one epoch and returns its figures, the same on all ranks but for times."""
+        torch.manual_seed(int(np.random.SeedSequence((self.settings.seed, epoch, rank())).generate_state(1)[0]))
+        self.model.train()
+        metrics = EpochMetrics(self.network.num_clusters, self.device)
+        total_steps = self.settings.epochs * self.steps_per_epoch
+        batches, step = iter(source.epoch(epoch)), epoch * self.steps_per_epoch
+        while True:
+            waiting_since = time.perf_counter()
+            batch = next(batches, None)
+            metrics.waited(time.perf_counter() - waiting_since)
+            if batch is None:
+                break
+            losses, a_BK = self.step(batch, step)
+            metrics.add(losses, a_BK)
+            step += 1
+            if on_step:
+                on_step(step, total_steps)
+        figures = metrics.result()
+        rates = {f"{group['name']}_learning_rate": group["lr"] for group in self.optimizer.param_groups}
+        return {"epoch": epoch + 1, "step": step, **figures, **rates}
+
+    def step(self, batch: Batch, step: int) -> tuple[Losses, Tensor]:
+        """One optimiser step on one global batch, stopped before the optimiser where anything is not finite."""
+        self._schedule(step)
+        inputs = batch.inputs.to(self.device, non_blocking=True)
+        labels_B = batch.labels_B.to(self.device, non_blocking=True)
+        neighbours: Tensor | None = None
+
+        def forward() -> tuple[Losses, Tensor, Tensor]:
+            nonlocal neighbours
+            amp = self.settings.amp and self.device.type == "cuda"
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
+                outputs = self.model(inputs)
+            if neighbours is None:
+                neighbours = self.bank.neighbours(outputs.features_BF, self.settings.neighbours)
+            losses = objective(outputs, labels_B, self.words_SW, neighbours, self.settings.weights)
+            return losses, outputs.features_BF, outputs.a_BK
+
+        losses, features_BF, a_BK = forward()
+        raise_if_loss_not_finite(losses, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        raise_if_gradient_not_finite(self.model, lambda: forward()[0].total, step)
+        self.optimizer.step()
+        self.bank.push(features_BF, a_BK)
+        return losses, a_BK.detach()
+
+    def _schedule(self, step: int) -> None:
+        settings = self.settings
+        total = settings.epochs * self.steps_per_epoch
+        warmup = min(settings.warmup_epochs * self.steps_per_epoch, total)
+        if step < warmup:
+            factor = (step + 1) / (warmup + 1)
+        else:
+            factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+
+
+def _parameter_groups(network: ClusterNetwork, settings: FitSettings) -> list[dict]:
+    """Heads and backbone with their own rates; vectors (biases, normalisation) are not decayed."""
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        part = "backbone" if name.startswith("backbone.") else "heads"
+        groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
+    peaks = {"heads": settings.learning_rate, "backbone": settings.backbone_learning_rate}
+    return [
+        {
+            "params": parameters,
+            "name": part,
+            "peak": peaks[part],
+            "lr": peaks[part],
+            "weight_decay": settings.weight_decay if decayed else 0.0,
+        }
+        for (part, decayed), parameters in groups.items()
+    ]

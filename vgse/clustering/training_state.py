@@ -1,0 +1,86 @@
+"""What a checkpoint holds: named tensors for safetensors, everything else as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vgse.clustering.bank import NeighbourBank
+from vgse.clustering.checkpoints import Saved
+from vgse.clustering.network import ClusterNetwork
+from vgse.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vgse.clustering.training import FitSettings
+
+# These change neither what is learned nor the schedule (precision changes it only within its noise).
+_FREE = {"checkpoint_every", "amp"}
+
+
+def pack(
+    network: ClusterNetwork,
+    optimizer: torch.optim.Optimizer,
+    bank: NeighbourBank,
+    settings: FitSettings,
+    history: list[dict[str, float]],
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON state of a run after an epoch."""
+    tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{name}/{key}"] = value
+    tensors.update({f"bank.{name}": value for name, value in bank.state_dict().items()})
+    return tensors, {"settings": asdict(settings), "history": history}
+
+
+def unpack(
+    tensors: dict[str, Tensor], network: ClusterNetwork, optimizer: torch.optim.Optimizer, bank: NeighbourBank
+) -> None:
+    """Puts what `pack` gave back in place, on the devices of its targets."""
+    network.load_state_dict(_below("model.", tensors))
+    moments = _below("optimizer.", tensors)
+    parameters = dict(network.named_parameters())
+    for path, value in moments.items():
+        name, key = path.rsplit("/", 1)
+        # AdamW keeps its step counters on the CPU.
+        optimizer.state[parameters[name]][key] = value if key == "step" else value.to(parameters[name].device)
+    bank.load_state_dict(_below("bank.", tensors))
+
+
+def network_tensors(saved: Saved) -> dict[str, Tensor]:
+    """The network's `state_dict` in a checkpoint."""
+    return _below("model.", saved.tensors)
+
+
+def checked_history(saved: Saved | None, settings: FitSettings, network: ClusterNetwork) -> list[dict[str, float]]:
+    """Figures of the epochs behind `saved`, after checking that it continues the same run.
+
+    Raises:
+        ConfigError: it was trained with other settings or another network; names the differing fields.
+    """
+    if saved is None:
+        return []
+    now, then = asdict(settings), saved.state["settings"]
+    differing = [
+        f"{key} was {then.get(key)}, is {now[key]}" for key in now if key not in _FREE and then.get(key) != now[key]
+    ]
+    shapes_then = {name: tuple(value.shape) for name, value in network_tensors(saved).items()}
+    shapes_now = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    differing += [
+        f"{name} was {shapes_then.get(name)}, is {shapes_now.get(name)}"
+        for name in sorted(shapes_then.keys() | shapes_now.keys())
+        if shapes_then.get(name) != shapes_now.get(name)
+    ][:3]
+    if differing:
+        raise ConfigError(
+            f"the training checkpoint was made with other settings: {'; '.join(differing)}",
+            "restore these settings to continue, or train into another folder",
+        )
+    return list(saved.state["history"])
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

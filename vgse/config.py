@@ -1,0 +1,229 @@
+"""The configuration: frozen, typed, every field explained by the sentence under it.
+
+A YAML file gives the values, the command line may override each of them (`--relate.alpha -0.05`). Anything unknown, of
+the wrong type or out of range is refused with the path of the field, what is allowed and the nearest right name.
+Relative paths are taken from the directory the command is started in.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import tyro
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+Uris = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+Hidden = tyro.conf.Suppress
+
+
+class Section(BaseModel):
+    """What every section shares: immutable, no unknown keys, the sentence under a field is its description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+
+class StorageConfig(Section):
+    """How s3:// locations are reached; everything left empty comes from the usual AWS variables and files."""
+
+    endpoint_url: str | None = None
+    """S3 endpoint, for servers other than AWS, e.g. http://127.0.0.1:9000 (else AWS_ENDPOINT_URL)."""
+    region: str | None = None
+    """Region of the bucket (else AWS_DEFAULT_REGION or the AWS configuration file)."""
+    key: Hidden[SecretStr | None] = None
+    """Access key; better left to AWS_ACCESS_KEY_ID or a role. Never printed, never written into a run."""
+    secret: Hidden[SecretStr | None] = None
+    """Secret key; better left to AWS_SECRET_ACCESS_KEY or a role. Never printed, never written into a run."""
+    token: Hidden[SecretStr | None] = None
+    """Session token of temporary credentials (else AWS_SESSION_TOKEN)."""
+    anonymous: bool = False
+    """Read a public bucket without credentials."""
+    retries: int = Field(default=5, ge=0)
+    """How often a failed request is tried again, with growing pauses."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds without an answer after which one request counts as failed."""
+
+
+class DataConfig(Section):
+    """Which images, which classes, and what the classes are known by."""
+
+    images: Uris
+    """Location(s) of the images: a folder tree (class = first folder) or Parquet (`image` bytes, `class_name`)."""
+    test_images: Uris = ()
+    """Location(s) of held-out test images. Left empty, `held_out_fraction` of the images is held out instead."""
+    format: Literal["auto", "folder", "parquet"] = "auto"
+    """Layout of the images; auto takes Parquet where .parquet files are found."""
+    classes: str
+    """YAML file with the lists `train`, `val` and `unseen` of class names."""
+    class_splits: int = Field(default=1, ge=1)
+    """Number of class splits to run: the first is `classes`, the others are redrawn from it at the same sizes."""
+    word_vectors: str
+    """Word vectors: word2vec .bin or .txt, GloVe .txt, fastText .vec, or .npz with `words` and `vectors`."""
+    aliases: dict[str, str] = Field(default_factory=dict)
+    """Words to look up instead of a class name, e.g. {lawn_mower: mower}."""
+    held_out_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Share of every class's images held out for testing where `test_images` is empty."""
+    images_per_class: int | None = Field(default=None, ge=2)
+    """Use at most this many images of each class (and as many test images), chosen the same way every time."""
+
+
+class CropConfig(Section):
+    """How images become patches."""
+
+    method: Literal["watershed", "grid"] = "watershed"
+    """Patches are the bounding boxes of a compact watershed (the paper), or the cells of a grid."""
+    patches: int = Field(default=9, ge=1, le=64)
+    """Patches per image (T; N_t in the paper)."""
+    segment_side: int = Field(default=64, ge=16)
+    """Short side in pixels at which the watershed runs; boxes are scaled back."""
+    compactness: float = Field(default=0.01, gt=0)
+    """Compactness of the watershed as at a short side of 256; it is rescaled to `segment_side`."""
+    short_side: int = Field(default=256, ge=16)
+    """Images are stored with their short side capped at this many pixels."""
+    max_pixels: int = Field(default=178_956_970, ge=1)
+    """Images with more pixels than this are quarantined undecoded (decompression bombs)."""
+    rows_per_shard: int = Field(default=2048, ge=1)
+    """Images per shard; smaller data sets use smaller shards so that all CPUs have work."""
+
+
+class EncodeConfig(Section):
+    """Which backbone turns pixels into features."""
+
+    backbone: str = "resnet50"
+    """`tiny`, a torchvision name such as resnet50, or timm/NAME (with the extra vgse[timm])."""
+    weights: str = "pretrained"
+    """A .safetensors or .pth file (local or s3), `pretrained` for the library's own, or `none` for random weights."""
+    input_size: int | None = Field(default=None, ge=16)
+    """Side in pixels at which patches and images enter the backbone (default: the backbone's own)."""
+    batch_size: int = Field(default=256, ge=1)
+    """Pixels tensors per forward pass."""
+    oracle_images: int = Field(default=50, ge=0)
+    """Images per unseen class whose patches are encoded too, for the oracle arm only; 0 leaves that arm out."""
+
+
+class ClusterConfig(Section):
+    """The clustering network and its objective L_clu + lambda L_pel + beta L_cls + gamma L_sem."""
+
+    mode: Literal["frozen", "finetune"] = "frozen"
+    """frozen trains the heads on cached features (minutes); finetune trains the backbone with them."""
+    num_clusters: int = Field(default=150, ge=2)
+    """Number of clusters (K; D_v in the paper), the length of a class embedding."""
+    epochs: int = Field(default=15, ge=1)
+    """Passes over all patches."""
+    batch_size: int = Field(default=1024, ge=2)
+    """Patches per optimiser step over all workers together."""
+    learning_rate: float = Field(default=3e-3, gt=0)
+    """Peak learning rate of the heads."""
+    backbone_learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak learning rate of the backbone (finetune)."""
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """Weight decay of AdamW."""
+    warmup_epochs: float = Field(default=1.0, ge=0)
+    """Epochs of linear warm-up before the cosine decay."""
+    lambda_pel: float = Field(default=5.0, ge=0)
+    """Weight of L_pel, which keeps the clusters from collapsing (lambda)."""
+    beta_cls: float = Field(default=1.0, ge=0)
+    """Weight of L_cls, the classification loss (beta)."""
+    gamma_sem: float = Field(default=1.0, ge=0)
+    """Weight of L_sem, the distance to the class's word vector (gamma)."""
+    neighbours: int = Field(default=5, ge=1)
+    """Nearest neighbours per patch in L_clu."""
+    bank_size: int = Field(default=4096, ge=1)
+    """Patches remembered as candidate neighbours."""
+    checkpoint_every: int = Field(default=1, ge=1)
+    """Epochs between checkpoints."""
+    validation_fit: bool = True
+    """Train a second network without the val classes to make choices with; false reuses the final one (half the
+    time, but the network that choices are made with has then seen the val images)."""
+    max_failures: int = Field(default=3, ge=0)
+    """How many times training continues from its last checkpoint after a worker died."""
+
+
+class RelateConfig(Section):
+    """How unseen classes are expressed through seen ones."""
+
+    method: Literal["simplex", "weighted_average"] = "simplex"
+    """The constrained least-squares problem of the paper (SMO), or its weighted average of nearest classes."""
+    alpha: float = Field(default=0.0, ge=-1, le=0)
+    """Lower bound of every coefficient r_i, between -1 and 0."""
+    ridge: float = Field(default=0.5, ge=0)
+    """Weight of (ridge/2) ||r||^2, in units of the word vectors as `words` makes them."""
+    words: Literal["centred", "l2", "raw"] = "centred"
+    """Word vectors minus the seen mean and L2-normalised, only L2-normalised, or as they are."""
+    neighbours: int = Field(default=5, ge=1)
+    """Nearest seen classes in the weighted average (N_b)."""
+    eta: float = Field(default=5.0, gt=0)
+    """Sharpness of the weighted average, weights exp(-eta d)."""
+
+
+class EvaluateConfig(Section):
+    """How the embeddings are judged. Choices are made on the val classes only."""
+
+    models: tuple[Literal["eszsl", "sje"], ...] = ("eszsl", "sje")
+    """Zero-shot models: ESZSL (closed form) and SJE (bilinear, softmax cross-entropy)."""
+    choice_held_out: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the training images kept aside as seen test images while choices are made."""
+
+
+class ResourcesConfig(Section):
+    """What the stages ask the cluster for."""
+
+    workers: int | None = Field(default=None, ge=1)
+    """Training workers (default: one per GPU, or one on a machine without a GPU)."""
+    cpus_per_worker: int | None = Field(default=None, ge=1)
+    """CPUs of a training or encoding worker (default: all of them shared out, one kept for reading in finetune)."""
+    use_gpu: bool | None = None
+    """Train and encode on GPUs (default: where the cluster has any)."""
+
+
+class Config(Section):
+    """One run of vgse: from images to evaluated class embeddings."""
+
+    run: str
+    """The run directory (local or s3); the same command on the same directory continues or does nothing."""
+    data: DataConfig
+    """Images, classes and word vectors."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of everything drawn at random."""
+    storage: StorageConfig = StorageConfig()
+    """Access to s3:// locations."""
+    crop: CropConfig = CropConfig()
+    """Images to patches."""
+    encode: EncodeConfig = EncodeConfig()
+    """Pixels to features."""
+    cluster: ClusterConfig = ClusterConfig()
+    """Features to visual clusters."""
+    relate: RelateConfig = RelateConfig()
+    """Seen to unseen classes."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Zero-shot evaluation."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """Workers, CPUs and GPUs."""
+
+    @model_validator(mode="after")
+    def _frozen_needs_a_trained_backbone(self) -> Config:
+        if self.cluster.mode == "frozen" and self.encode.backbone == "tiny" and self.encode.weights == "none":
+            raise ValueError(
+                "cluster.mode frozen on encode.backbone tiny with encode.weights none would cluster the output of an "
+                "untrained network; set cluster.mode to finetune or give encode.weights"
+            )
+        return self
+
+    def public_dict(self) -> dict[str, Any]:
+        """The configuration as plain data, without the storage section's credentials."""
+        return self.model_dump(mode="json", exclude={"storage": {"key", "secret", "token"}})
+
+
+def config_warnings(config: Config) -> list[str]:
+    """Sentences about settings that are allowed but ignored or unwise."""
+    said = []
+    if config.cluster.num_clusters < 20:
+        said.append(
+            f"cluster.num_clusters = {config.cluster.num_clusters}: fewer than 20 clusters say little about classes"
+        )
+    if config.encode.weights == "none" and config.encode.backbone != "tiny":
+        said.append(f"encode.weights = none: {config.encode.backbone} starts from random weights")
+    if config.relate.method == "weighted_average" and config.relate.alpha != 0:
+        said.append("relate.alpha is ignored by relate.method weighted_average")
+    if config.cluster.bank_size < config.cluster.neighbours:
+        said.append("cluster.bank_size is smaller than cluster.neighbours: only the bank's rows serve as neighbours")
+    return said

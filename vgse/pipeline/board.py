@@ -1,0 +1,71 @@
+"""A board on which workers pin what the driver should show while a blocking call runs there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+
+@ray.remote(num_cpus=0)
+class _BoardActor:
+    def __init__(self) -> None:
+        self._notes: list[tuple[str, Any]] = []
+        self._error: Exception | None = None
+
+    def pin(self, kind: str, content: Any) -> None:
+        self._notes.append((kind, content))
+
+    def fail(self, error: Exception) -> None:
+        self._error = self._error or error
+
+    def error(self) -> Exception | None:
+        return self._error
+
+    def take(self) -> list[tuple[str, Any]]:
+        notes, self._notes = self._notes, []
+        return notes
+
+
+class Board:
+    """A handle that travels to workers; each call returns at once."""
+
+    def __init__(self) -> None:
+        self._actor = _BoardActor.remote()  # type: ignore[attr-defined]
+
+    def pin(self, kind: str, content: Any) -> None:
+        """Leaves a note for the driver."""
+        self._actor.pin.remote(kind, content)
+
+    def fail(self, error: Exception) -> None:
+        """Leaves the error that should end the stage; the first one stands."""
+        ray.get(self._actor.fail.remote(error))
+
+    def error(self) -> Exception | None:
+        """The error left by a worker, if any."""
+        return ray.get(self._actor.error.remote())
+
+    @contextmanager
+    def watched(self, show: Callable[[str, Any], None]) -> Iterator[None]:
+        """Hands every note to `show` on this process while the block runs, and what is left at its end."""
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(0.5):
+                self._drain(show)
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            self._drain(show)
+
+    def _drain(self, show: Callable[[str, Any], None]) -> None:
+        for kind, content in ray.get(self._actor.take.remote()):
+            show(kind, content)

@@ -1,0 +1,98 @@
+"""`vgse check` and `vgse status`: everything read and verified, nothing run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from vgse.clustering.backbones import backbone_spec
+from vgse.config import Config, config_warnings
+from vgse.config_loading import load_config, parse_config
+from vgse.errors import RunDirectoryError, StorageError, VgseError
+from vgse.pipeline.crop import QUARANTINE_SCHEMA, committed_images
+from vgse.pipeline.encode import weights_path
+from vgse.pipeline.plan import Plan, make_plan
+from vgse.pipeline.stage import summary_line
+from vgse.receipts import STAGES, Receipts
+from vgse.storage import Storage, join
+
+
+class AccountingError(VgseError):
+    """A run directory whose shards and quarantine do not add up to its manifest."""
+
+
+def check(config: Config) -> Iterator[str]:
+    """Lists the images anew, reads splits, words and weights, and says what a run would do.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    for sentence in config_warnings(config):
+        yield f"warning: {sentence}"
+    plan = make_plan(config, fresh=True)
+    frame = plan.manifest
+    roles = frame.role.value_counts()
+    yield f"images    {len(frame):,}: {roles.get('train', 0):,} train, {roles.get('test', 0):,} test"
+    first = plan.splits[0]
+    yield f"classes   {len(first.train)} train, {len(first.val)} val, {len(first.unseen)} unseen; {len(plan.splits)} split(s)"
+    yield f"words     {plan.words_CW.shape[1]}-d vectors for all {len(plan.class_names)} classes"
+    spec = backbone_spec(config.encode.backbone, input_size=config.encode.input_size)
+    weights_path(plan.storage, config.encode.weights)
+    yield f"backbone  {spec.name}: {spec.feature_dim} features at {spec.input_size} x {spec.input_size}, {config.encode.weights}"
+    yield from _stages(plan)
+
+
+def status(target: str) -> Iterator[str]:
+    """What a run directory holds. `target` is the directory, or a configuration file that names it.
+
+    Raises:
+        RunDirectoryError: there is no run.
+        AccountingError: committed and quarantined images do not partition the manifest.
+    """
+    config = load_config(target) if target.endswith((".yaml", ".yml")) and Path(target).is_file() else None
+    storage = Storage(config.storage if config else None)
+    run = storage.absolute(config.run if config else target)
+    if not storage.exists(join(run, "config.yaml")):
+        raise RunDirectoryError(f"{run} holds no run", "give the `run` directory of an earlier `vgse run`")
+    config = config or parse_config(
+        yaml.safe_load(storage.read_bytes(join(run, "config.yaml"))), join(run, "config.yaml")
+    )
+    plan = make_plan(config)
+    yield f"run directory: {run}"
+    yield from _stages(plan)
+    if plan.receipts.read("crop") is not None:
+        yield _accounting(plan)
+
+
+def _stages(plan: Plan) -> Iterator[str]:
+    for stage in STAGES:
+        receipt = plan.receipts.read(stage)
+        if receipt is None:
+            yield f"{stage:9} not done"
+        elif receipt.fingerprint != plan.fingerprints[stage]:
+            yield f"{summary_line(receipt)}  [of other settings: would run again]"
+        else:
+            yield summary_line(receipt)
+
+
+def _accounting(plan: Plan) -> str:
+    """Proves that committed images P and quarantined images Q partition the manifest M."""
+    try:
+        quarantine = plan.storage.read_table(plan.uri("quarantine.parquet"))
+    except StorageError:
+        quarantine = QUARANTINE_SCHEMA.empty_table()
+    committed, refused = committed_images(plan).image_id.to_numpy(object), quarantine["image_id"].to_numpy()
+    found, manifest = np.concatenate([committed, refused]), plan.manifest.image_id.to_numpy(object)
+    twice = len(found) - len(np.unique(found.astype(str)))
+    missing, foreign = len(np.setdiff1d(manifest, found)), len(np.setdiff1d(found, manifest))
+    unexplained = sum(not reason for reason in quarantine["reason"].to_pylist())
+    counts = f"{len(manifest):,} images = {len(committed):,} committed + {len(refused):,} quarantined"
+    if twice or missing or foreign or unexplained:
+        raise AccountingError(
+            f"{plan.run}: {counts} does not add up: {missing} missing, {twice} twice, {foreign} not in the manifest, "
+            f"{unexplained} quarantined without a reason\n  -> remove the run's patches folder and run `vgse crop` again"
+        )
+    return f"accounting {counts}: every image once"

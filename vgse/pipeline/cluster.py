@@ -1,0 +1,246 @@
+"""cluster: trains the patch-clustering network of every problem on Ray Train.
+
+One group of workers trains all problems one after the other, since starting a group costs as much as training on
+cached features. Each problem keeps its own checkpoints in the run directory; a group that lost a worker is started
+again and goes on from the last committed one. Whether a fit is finished is decided there and nowhere else, so Ray
+Train's own snapshots live in a scratch folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vgse.config import ClusterConfig
+from vgse.data.words import prepare_words
+from vgse.errors import VgseError
+from vgse.pipeline.crop import committed_images
+from vgse.pipeline.features import PatchFeatures, patch_features, training_rows
+from vgse.pipeline.networks import NetworkRecipe
+from vgse.pipeline.plan import Plan, Problem
+from vgse.pipeline.stage import Progress, StageOutcome
+from vgse.storage import Storage, join
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """What workers need to train one problem's network; `features` is None where they stream pixels.
+
+    `labels_I` are the seen-class indices of its I training images, each with `patches` patches.
+    """
+
+    name: str
+    folder: str
+    recipe: NetworkRecipe
+    words_SW: np.ndarray
+    features: PatchFeatures | None
+    labels_I: np.ndarray
+    patches: int
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Seen-class index of every patch."""
+        return np.repeat(self.labels_I, self.patches)
+
+
+def outputs(plan: Plan) -> list[str]:
+    """What this stage writes."""
+    return [plan.uri("clustering"), plan.uri("metrics.jsonl")]
+
+
+def fitted_problems(plan: Plan) -> list[Problem]:
+    """The problems that get a network of their own."""
+    return [p for p in plan.problems() if p.phase == "final" or plan.config.cluster.validation_fit]
+
+
+def network_folder(plan: Plan, problem: Problem) -> str:
+    """Where the network that serves `problem` is kept: its own, or the final one's without `validation_fit`."""
+    phase = problem.phase if plan.config.cluster.validation_fit else "final"
+    return plan.uri("clustering", f"split-{problem.split}-{phase}")
+
+
+def run(plan: Plan, progress: Progress) -> StageOutcome:
+    """Trains every problem's network."""
+    frame = committed_images(plan)
+    finetune = plan.config.cluster.mode == "finetune"
+    tasks, datasets, rows = [], {}, 0
+    for problem in fitted_problems(plan):
+        chosen = training_rows(frame, problem, plan)
+        label = {name: i for i, name in enumerate(problem.seen)}
+        labels = frame.class_name[chosen].map(label).to_numpy(np.int64)
+        words = prepare_words(plan.words(problem.seen), np.ones(len(problem.seen), bool), "centred")
+        tasks.append(
+            FitTask(
+                name=problem.name,
+                folder=network_folder(plan, problem),
+                recipe=NetworkRecipe.of(plan.config, len(problem.seen), words.shape[1]),
+                words_SW=words,
+                features=None if finetune else patch_features(plan, frame, chosen),
+                labels_I=labels,
+                patches=plan.config.crop.patches,
+            )
+        )
+        if finetune:
+            from vgse.pipeline.patch_stream import patch_dataset
+
+            datasets[problem.name] = patch_dataset(plan, frame.assign(label=frame.class_name.map(label)), chosen)
+        rows += len(labels) * plan.config.crop.patches
+    steps = rows * plan.config.cluster.epochs
+    progress.start(steps, "patches")
+    _train(plan, tasks, datasets, progress)
+    return StageOutcome(rows, steps, unit="patches", details={"fits": _finish(plan, tasks)})
+
+
+def _train(plan: Plan, tasks: list[FitTask], datasets: dict[str, Any], progress: Progress) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from vgse.pipeline import session
+    from vgse.pipeline.board import Board
+
+    workers, each, gpu = session.worker_shape(plan.config.resources, reading=bool(datasets))
+    board, scratch = Board(), session.scratch_folder()
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "tasks": tasks,
+            "cluster": plan.config.cluster,
+            "seed": plan.config.seed,
+            "storage": plan.storage,
+            "board": board,
+            "threads": max(1, int(each)),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpu > 0, resources_per_worker={"CPU": each, **({"GPU": gpu} if gpu else {})}
+        ),
+        run_config=RunConfig(
+            name="cluster",
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=plan.config.cluster.max_failures),
+        ),
+        datasets=datasets or None,
+    )
+    done: dict[str, int] = {}
+
+    def show(kind: str, content: Any) -> None:
+        if kind == "step":
+            name, patches = content
+            progress.advance(patches - done.get(name, 0))
+            done[name] = patches
+        elif kind == "figures":
+            progress.note(content)
+        else:
+            progress.say(content)
+
+    try:
+        with board.watched(show):
+            trainer.fit()
+    except Exception as error:
+        raise board.error() or error from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    failed = board.error()
+    if failed is not None:
+        raise failed
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """Runs on every training worker."""
+    import torch
+
+    from vgse.pipeline.session import limit_threads
+
+    limit_threads(settings["threads"])
+    board = settings["board"]
+    if board.error() is not None:
+        # A typed error ends the stage; a group started again after it has nothing to do.
+        return
+    torch.set_float32_matmul_precision("high")
+    try:
+        for task in settings["tasks"]:
+            _fit(task, settings)
+    except VgseError as error:
+        board.fail(error)
+        raise
+
+
+def _fit(task: FitTask, settings: dict[str, Any]) -> None:
+    import ray.train
+    import ray.train.torch
+
+    from vgse.clustering.batches import InMemoryBatches
+    from vgse.clustering.checkpoints import Checkpoints
+    from vgse.clustering.training import fit
+    from vgse.pipeline.fit_journal import FitJournal
+
+    storage: Storage = settings["storage"]
+    cluster: ClusterConfig = settings["cluster"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    checkpoints = Checkpoints(storage, task.folder)
+    journal = FitJournal(task.name, task.folder, storage, settings["board"], len(task.labels), cluster, rank, world)
+    journal.begin(checkpoints.latest())
+    if task.features is not None:
+        source: Any = InMemoryBatches(task.features, task.labels, cluster.batch_size, rank, world, settings["seed"])
+    else:
+        from vgse.pipeline.patch_stream import StreamedBatches
+
+        shard = ray.train.get_dataset_shard(task.name)
+        source = StreamedBatches(shard, len(task.labels), cluster.batch_size, world, settings["seed"])
+
+    def on_epoch(figures: dict[str, float]) -> None:
+        journal.epoch(figures)
+        ray.train.report({"fit": task.name, **figures})
+
+    fit(
+        task.recipe.build(storage),
+        source,
+        _tensor(task.words_SW),
+        fit_settings(cluster, settings["seed"]),
+        checkpoints=checkpoints,
+        device=ray.train.torch.get_device(),
+        on_epoch=on_epoch,
+        on_step=journal.step,
+    )
+    journal.end()
+
+
+def fit_settings(cluster: ClusterConfig, seed: int) -> Any:
+    """The training loop's settings from the configuration's."""
+    from vgse.clustering.objective import ObjectiveWeights
+    from vgse.clustering.training import FitSettings
+
+    return FitSettings(
+        epochs=cluster.epochs,
+        global_batch=cluster.batch_size,
+        learning_rate=cluster.learning_rate,
+        backbone_learning_rate=cluster.backbone_learning_rate,
+        weight_decay=cluster.weight_decay,
+        warmup_epochs=cluster.warmup_epochs,
+        neighbours=cluster.neighbours,
+        bank_size=cluster.bank_size,
+        weights=ObjectiveWeights(cluster.lambda_pel, cluster.beta_cls, cluster.gamma_sem),
+        seed=seed,
+        checkpoint_every=cluster.checkpoint_every,
+    )
+
+
+def _tensor(array: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(np.asarray(array, np.float32))
+
+
+def _finish(plan: Plan, tasks: list[FitTask]) -> dict[str, Any]:
+    """Joins the fits' journals into the run's metrics.jsonl; the last figures of each go into the receipt."""
+    lines, last = [], {}
+    for task in tasks:
+        journal = plan.storage.read_bytes(join(task.folder, "metrics.jsonl")).decode().splitlines()
+        lines += journal
+        last[task.name] = json.loads(journal[-1])
+    plan.storage.write_bytes(plan.uri("metrics.jsonl"), ("\n".join(lines) + "\n").encode())
+    return last

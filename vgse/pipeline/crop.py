@@ -1,0 +1,192 @@
+"""crop: the manifest's images become patch shards, one row per image, and a table of what could not be used.
+
+A unit of the manifest is one Ray Data block and becomes one shard, written whole. So a task that dies is simply run
+again, a killed stage goes on with the missing shards, and pixels never travel: a shard holds the encoded image (36 KB
+at short side 256) and its T boxes, from which the consumer cuts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vgse.config import CropConfig
+from vgse.data.manifest import work_units
+from vgse.errors import DataError, StorageError
+from vgse.patches import ImageError, cap_short_side, decode_image, propose_boxes
+from vgse.pipeline.plan import Plan
+from vgse.pipeline.stage import Progress, StageOutcome
+from vgse.storage import Storage, join
+
+# Files asked for at once: enough to hide an object store's latency, few enough to bound a worker's memory.
+_CONCURRENT_READS = 64
+
+PATCH_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("class_name", pa.string()),
+        ("role", pa.string()),
+        ("rank", pa.int64()),
+        ("image", pa.binary()),
+        ("boxes", pa.list_(pa.int32())),
+        ("sha256", pa.string()),
+    ]
+)
+QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "class_name", "uri", "reason", "detail")])
+
+
+def outputs(plan: Plan) -> list[str]:
+    """What this stage writes."""
+    return [plan.uri("patches"), plan.uri("quarantine"), plan.uri("quarantine.parquet")]
+
+
+def run(plan: Plan, progress: Progress) -> StageOutcome:
+    """Crops every image of the manifest."""
+    import ray
+
+    units = list(work_units(plan.manifest, plan.config.crop.rows_per_shard, plan.config.seed))
+    present = set(plan.storage.list_names(plan.uri("patches")))
+    missing = [i for i in range(len(units)) if shard_name(i) not in present]
+    progress.start(len(plan.manifest), "images", done=sum(len(units[i]) for i in set(range(len(units))) - set(missing)))
+    if missing:
+        blocks = [_block(units[i], i) for i in missing]
+        work = partial(_crop_unit, storage=plan.storage, run=plan.run, crop=plan.config.crop)
+        dataset = ray.data.from_arrow(blocks).map_batches(work, batch_size=None, batch_format="pyarrow", num_cpus=1)
+        for row in dataset.iter_rows():
+            progress.advance(row["rows"])
+    return _account(plan)
+
+
+def shard_name(number: int) -> str:
+    """The file name of a patch or feature shard."""
+    return f"part-{number:05d}.parquet"
+
+
+def _block(unit: pd.DataFrame, number: int) -> pa.Table:
+    return pa.Table.from_pandas(unit.assign(unit=number), preserve_index=False)
+
+
+def _crop_unit(block: pa.Table, *, storage: Storage, run: str, crop: CropConfig) -> pa.Table:
+    """One block of the manifest to shards (one, unless Ray Data joined blocks)."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    rows = block.to_pandas()
+    sizes = []
+    for number, unit in rows.groupby("unit"):
+        kept, refused = [], []
+        for row, data in _read_images(storage, unit):
+            result = _crop_image(row, data, crop)
+            (refused if "reason" in result else kept).append(result)
+        # The quarantine goes first: a shard's presence says that the unit is complete.
+        name = shard_name(int(str(number)))
+        if refused:
+            storage.write_table(join(run, "quarantine", name), pa.Table.from_pylist(refused, QUARANTINE_SCHEMA))
+        storage.write_table(join(run, "patches", name), pa.Table.from_pylist(kept, PATCH_SCHEMA), compression="none")
+        sizes.append(len(unit))
+    return pa.table({"rows": sizes})
+
+
+def _crop_image(row: Any, data: bytes | Exception, crop: CropConfig) -> dict[str, Any]:
+    """A row of the patch shard, or of the quarantine where the image cannot be used."""
+    try:
+        if isinstance(data, FileNotFoundError):
+            raise ImageError("missing", "the file has gone since it was listed")
+        if isinstance(data, Exception):
+            raise StorageError(
+                f"{row.uri}: {type(data).__name__}: {data}", "check access to data.images, then run again"
+            )
+        image_HW3 = decode_image(data, max_pixels=crop.max_pixels)
+        stored, image_HW3 = cap_short_side(data, image_HW3, crop.short_side)
+        boxes_T4 = propose_boxes(
+            image_HW3, method=crop.method, patches=crop.patches, side=crop.segment_side, compactness=crop.compactness
+        )
+    except ImageError as error:
+        named = {name: getattr(row, name) for name in ("image_id", "class_name", "uri")}
+        return {**named, "reason": error.reason, "detail": error.detail}
+    boxes = np.ascontiguousarray(boxes_T4, np.int32)
+    return {
+        "image_id": row.image_id,
+        "class_name": row.class_name,
+        "role": row.role,
+        "rank": row.rank,
+        "image": stored,
+        "boxes": boxes.ravel(),
+        "sha256": hashlib.sha256(stored + boxes.tobytes()).hexdigest(),
+    }
+
+
+def _read_images(storage: Storage, unit: pd.DataFrame) -> Iterator[tuple[Any, bytes | Exception]]:
+    """Rows of a unit with their bytes; single files are read ahead of their use, Parquet row groups once each."""
+    single = unit[unit["row"] < 0]
+    chunks = [single.iloc[i : i + _CONCURRENT_READS] for i in range(0, len(single), _CONCURRENT_READS)]
+    with ThreadPoolExecutor(1) as ahead:
+        reads = [ahead.submit(storage.read_many, list(chunk.uri)) for chunk in chunks[:1]]
+        for number, chunk in enumerate(chunks):
+            if number + 1 < len(chunks):
+                reads.append(ahead.submit(storage.read_many, list(chunks[number + 1].uri)))
+            yield from zip(chunk.itertuples(), reads.pop(0).result(), strict=True)
+    for uri, rows in unit[unit["row"] >= 0].groupby("uri"):
+        yield from _read_parquet_rows(storage, str(uri), rows)
+
+
+def _read_parquet_rows(storage: Storage, uri: str, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
+    with storage.open(uri) as source:
+        reader = pq.ParquetFile(source)
+        sizes = [reader.metadata.row_group(g).num_rows for g in range(reader.metadata.num_row_groups)]
+        starts = np.cumsum([0, *sizes])
+        for group, members in rows.groupby("row_group"):
+            images = reader.read_row_group(int(str(group)), columns=["image"])["image"]
+            for row in members.itertuples():
+                yield row, images[int(row.row) - int(starts[int(str(group))])].as_py() or b""
+
+
+def _account(plan: Plan) -> StageOutcome:
+    """Joins the quarantine and proves that every image of the manifest is committed or quarantined, each once."""
+    storage = plan.storage
+    parts = [plan.uri("quarantine", name) for name in storage.list_names(plan.uri("quarantine"))]
+    tables = [storage.read_table(uri) for uri in parts] or [QUARANTINE_SCHEMA.empty_table()]
+    quarantine = pa.concat_tables(tables).sort_by("image_id")
+    storage.write_table(plan.uri("quarantine.parquet"), quarantine)
+    committed = committed_images(plan)
+    ids = np.sort(np.concatenate([committed.image_id.to_numpy(object), quarantine["image_id"].to_numpy()]))
+    assert np.array_equal(ids, np.sort(plan.manifest.image_id.to_numpy(object))), (
+        "the shards do not account for the manifest"
+    )
+    usable = committed[committed.role == "train"].class_name.unique()
+    bare = sorted(set(plan.class_names) - set(usable))
+    if bare:
+        raise DataError(
+            f"data.images: every image of {len(bare)} class(es) was quarantined: {', '.join(bare[:10])}",
+            f"{plan.uri('quarantine.parquet')} has the reasons; mend the images or take the class out of data.classes",
+        )
+    reasons = quarantine["reason"].value_counts().to_pylist()
+    return StageOutcome(
+        rows_in=len(plan.manifest),
+        rows_out=len(committed),
+        quarantined=quarantine.num_rows,
+        details={"reasons": {entry["values"]: entry["counts"] for entry in reasons}, "shards": _count(plan)},
+    )
+
+
+def committed_images(plan: Plan) -> pd.DataFrame:
+    """image_id, class_name, role and rank of every committed image, in shard order, with its `shard` file name."""
+    columns = ["image_id", "class_name", "role", "rank"]
+    names = plan.storage.list_names(plan.uri("patches"))
+    frames = []
+    for name in names:
+        with plan.storage.open(plan.uri("patches", name)) as source:
+            frames.append(pq.read_table(source, columns=columns).to_pandas().assign(shard=name))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _count(plan: Plan) -> int:
+    return len(plan.storage.list_names(plan.uri("patches")))

@@ -1,0 +1,70 @@
+"""Building the clustering network of a problem, fresh or as trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vgse.clustering.backbones import backbone_spec, build_backbone
+from vgse.clustering.checkpoints import Checkpoints
+from vgse.clustering.network import ClusterNetwork
+from vgse.clustering.training_state import network_tensors
+from vgse.config import Config
+from vgse.errors import RunDirectoryError
+from vgse.pipeline.encode import weights_path
+from vgse.storage import Storage
+
+
+@dataclass(frozen=True)
+class NetworkRecipe:
+    """All that decides the shape and the start of a problem's network."""
+
+    backbone: str
+    weights: str
+    input_size: int | None
+    num_clusters: int
+    num_classes: int
+    word_dim: int
+    seed: int
+    finetune: bool
+
+    @classmethod
+    def of(cls, config: Config, num_classes: int, word_dim: int) -> NetworkRecipe:
+        """The recipe for `num_classes` seen classes."""
+        encode, cluster = config.encode, config.cluster
+        return cls(
+            encode.backbone,
+            encode.weights,
+            encode.input_size,
+            cluster.num_clusters,
+            num_classes,
+            word_dim,
+            config.seed,
+            cluster.mode == "finetune",
+        )
+
+    def build(self, storage: Storage, *, load_weights: bool = True) -> ClusterNetwork:
+        """A network at its start; without `load_weights` its backbone is random, to be overwritten."""
+        import torch
+
+        torch.manual_seed(self.seed)
+        backbone = None
+        if self.finetune:
+            backbone = build_backbone(
+                self.backbone,
+                weights=weights_path(storage, self.weights) if load_weights else None,
+                pretrained=load_weights and self.weights == "pretrained",
+                input_size=self.input_size,
+            )
+        spec = backbone.spec if backbone else backbone_spec(self.backbone, input_size=self.input_size)
+        return ClusterNetwork(
+            spec.feature_dim, self.num_clusters, self.num_classes, self.word_dim, backbone, seed=self.seed
+        )
+
+    def load(self, storage: Storage, folder: str) -> ClusterNetwork:
+        """The network as the latest checkpoint in `folder` holds it, in evaluation mode."""
+        saved = Checkpoints(storage, folder).latest()
+        if saved is None:
+            raise RunDirectoryError(f"{folder} holds no checkpoint", "run `vgse cluster` again")
+        network = self.build(storage, load_weights=False)
+        network.load_state_dict(network_tensors(saved))
+        return network.eval()

@@ -1,0 +1,172 @@
+"""relate: every unseen class as a combination of seen ones, and with it the embeddings of all classes.
+
+Below a few thousand classes the solver runs in this process, where Ray would be pure overhead; beyond, chunks of
+classes go to Ray tasks that share one prepared problem in the object store.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vgse import __version__
+from vgse.config import RelateConfig
+from vgse.data.words import prepare_words
+from vgse.pipeline.crop import committed_images
+from vgse.pipeline.embed import read_embeddings
+from vgse.pipeline.export import write_class_embeddings_mat
+from vgse.pipeline.plan import Plan, Problem
+from vgse.pipeline.stage import Progress, StageOutcome
+from vgse.relation import Relations, advise, prepare, relate_prepared, weighted_average
+
+# From here on tasks pay: below, starting them costs more than solving.
+_IN_PROCESS = 4096
+_CHUNK = 512
+
+
+def outputs(plan: Plan) -> list[str]:
+    """What this stage writes."""
+    names = ("relations.parquet", "class_embeddings.npz", "class_embeddings.parquet", "class_embeddings_splits.mat")
+    return [*(plan.uri(name) for name in names), plan.uri("splits")]
+
+
+def run(plan: Plan, progress: Progress) -> StageOutcome:
+    """Relates the unseen classes of every problem."""
+    problems = list(plan.problems())
+    total = sum(len(problem.unseen) for problem in problems)
+    progress.start(total, "classes")
+    frame = committed_images(plan)
+    largest_gap, paths = 0.0, dict[str, int]()
+    for problem in problems:
+        words_CW = prepare_words(plan.words(problem.classes), problem.seen_mask, plan.config.relate.words)
+        unseen_UW, seen_SW = words_CW[len(problem.seen) :], words_CW[: len(problem.seen)]
+        if problem.phase == "final":
+            _warn(plan, problem, unseen_UW, seen_SW, progress)
+        relations = _solve(unseen_UW, seen_SW, plan.config.relate, progress)
+        embeddings_CK = _all_embeddings(plan, problem, relations)
+        _write(plan, problem, relations, embeddings_CK)
+        if problem.phase == "final":
+            write_class_embeddings_mat(plan, problem, frame, embeddings_CK)
+        largest_gap = max(largest_gap, float(np.nanmax(relations.gap_U, initial=0.0)))
+        for path in relations.method_U:
+            paths[path] = paths.get(path, 0) + 1
+    solved = ", ".join(f"{count:,} by {path}" for path, count in sorted(paths.items()))
+    progress.say(f"relate: {solved}; largest proven gap {largest_gap:.1e}")
+    return StageOutcome(total, total, unit="classes", details={"paths": paths, "largest_gap": largest_gap})
+
+
+def read_relations(plan: Plan, problem: Problem) -> np.ndarray:
+    """r_US of a problem, in the order of its classes."""
+    table = plan.storage.read_table(plan.problem_uri(problem, "relations.parquet"), ["r"])
+    return np.stack(table["r"].to_numpy())
+
+
+def read_class_embeddings(plan: Plan, problem: Problem) -> np.ndarray:
+    """embeddings_CK (float32) of a problem: seen classes, then unseen ones."""
+    data = plan.storage.read_bytes(plan.problem_uri(problem, "class_embeddings.npz"))
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return arrays["class_embeddings"]
+
+
+def _solve(unseen_UW: np.ndarray, seen_SW: np.ndarray, relate: RelateConfig, progress: Progress) -> Relations:
+    if len(unseen_UW) <= _IN_PROCESS:
+        answer = _relate_chunk(_prepared(seen_SW, relate), unseen_UW, relate)
+        progress.advance(len(unseen_UW))
+        return answer
+    parts = []
+    for part in _solve_on_ray(unseen_UW, seen_SW, relate):
+        progress.advance(len(part.method_U))
+        parts.append(part)
+    return Relations(
+        np.concatenate([part.dense() for part in parts]),
+        np.concatenate([part.objective_U for part in parts]),
+        np.concatenate([part.gap_U for part in parts]),
+        [path for part in parts for path in part.method_U],
+    )
+
+
+def _solve_on_ray(unseen_UW: np.ndarray, seen_SW: np.ndarray, relate: RelateConfig) -> Iterator[Relations]:
+    """Chunks in order; a task whose worker dies is run again by Ray."""
+    import ray
+
+    from vgse.pipeline.session import connect, cpus, limit_threads
+
+    def work(prepared: Any, chunk_UW: np.ndarray) -> Relations:
+        limit_threads(1)
+        return _relate_chunk(prepared, chunk_UW, relate)
+
+    connect()
+    shared = ray.put(_prepared(seen_SW, relate))
+    size = max(1, min(_CHUNK, -(-len(unseen_UW) // (4 * cpus()))))
+    task = ray.remote(num_cpus=1, max_retries=5)(work)
+    pending = [task.remote(shared, unseen_UW[i : i + size]) for i in range(0, len(unseen_UW), size)]
+    for reference in pending:
+        yield ray.get(reference)
+
+
+def _prepared(seen_SW: np.ndarray, relate: RelateConfig) -> Any:
+    return prepare(seen_SW, relate.alpha, relate.ridge) if relate.method == "simplex" else seen_SW
+
+
+def _relate_chunk(prepared: Any, unseen_UW: np.ndarray, relate: RelateConfig) -> Relations:
+    if relate.method == "simplex":
+        return relate_prepared(prepared, unseen_UW)
+    return weighted_average(unseen_UW, prepared, neighbours=relate.neighbours, eta=relate.eta)
+
+
+def _warn(plan: Plan, problem: Problem, unseen_UW: np.ndarray, seen_SW: np.ndarray, progress: Progress) -> None:
+    relate = plan.config.relate
+    said = advise(
+        unseen_UW,
+        seen_SW,
+        alpha=relate.alpha,
+        ridge=relate.ridge,
+        seen_names=list(problem.seen),
+        unseen_names=list(problem.unseen),
+    )
+    for sentence in said:
+        progress.say(f"warning: {sentence}")
+
+
+def _all_embeddings(plan: Plan, problem: Problem, relations: Relations) -> np.ndarray:
+    phi_SK = read_embeddings(plan, problem).phi_SK
+    return np.concatenate([phi_SK, np.asarray(relations.r_US @ phi_SK)]).astype(np.float32)
+
+
+def _write(plan: Plan, problem: Problem, relations: Relations, embeddings_CK: np.ndarray) -> None:
+    storage = plan.storage
+    table = pa.table(
+        {
+            "class_name": list(problem.unseen),
+            "r": list(relations.dense()),
+            "objective": relations.objective_U,
+            "gap": relations.gap_U,
+            "method": relations.method_U,
+            "alpha": np.full(len(problem.unseen), plan.config.relate.alpha),
+        }
+    )
+    storage.write_table(plan.problem_uri(problem, "relations.parquet"), table)
+    provenance = {
+        "version": __version__,
+        "config": plan.config.public_dict(),
+        "data": plan.inputs.data,
+        "split": plan.inputs.split,
+        "problem": problem.name,
+        "stages": plan.fingerprints,
+    }
+    sink = io.BytesIO()
+    np.savez(
+        sink,
+        class_names=np.array(problem.classes),
+        class_embeddings=embeddings_CK,
+        is_seen=problem.seen_mask,
+        provenance=np.array(json.dumps(provenance)),
+    )
+    storage.write_bytes(plan.problem_uri(problem, "class_embeddings.npz"), sink.getvalue())
+    rows = {"class_name": list(problem.classes), "is_seen": problem.seen_mask, "embedding": list(embeddings_CK)}
+    storage.write_table(plan.problem_uri(problem, "class_embeddings.parquet"), pa.table(rows))

@@ -1,0 +1,70 @@
+"""The connection to Ray: a cluster where there is one, else this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from typing import Any
+
+# `uv run` on one machine would make Ray build a second virtual environment for its workers (and gigabytes of it); on a
+# cluster the image or the job's runtime environment brings the package. Read when ray is imported.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+# The core's notes to itself would stand between the progress bars; what matters arrives as an exception.
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+import ray
+
+from vgse.config import ResourcesConfig
+
+
+def connect() -> None:
+    """Joins the cluster of RAY_ADDRESS (set by `ray job submit`), else starts Ray on this machine. Idempotent."""
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.verbose_stats_logs = False
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def cpus() -> int:
+    """Whole CPUs of the cluster, at least 1."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def gpus(resources: ResourcesConfig) -> int:
+    """GPUs to use: none where the user said so or there are none."""
+    present = int(ray.cluster_resources().get("GPU", 0))
+    return 0 if resources.use_gpu is False else present
+
+
+def worker_shape(resources: ResourcesConfig, *, reading: bool) -> tuple[int, float, int]:
+    """(workers, CPUs per worker, GPUs per worker) for training and encoding.
+
+    Args:
+        resources: the user's wishes; what is left open is shared out evenly.
+        reading: leave a CPU to the tasks that read and cut pixels beside the workers; a group that reserves every CPU
+            would leave Ray Data none and hang. Workers get a fraction of a CPU where there are more of them than CPUs.
+    """
+    accelerators = gpus(resources)
+    workers = resources.workers or max(1, accelerators)
+    spare = max(0.5, cpus() - (1 if reading else 0))
+    each = float(resources.cpus_per_worker or min(16.0, spare / workers))
+    return workers, float(int(each)) if each >= 1 else round(each, 2), 1 if accelerators >= workers else 0
+
+
+def scratch_folder() -> str:
+    """A folder on this machine for what Ray Train keeps during a fit; results go to the run directory."""
+    return tempfile.mkdtemp(prefix="vgse-train-")
+
+
+def limit_threads(count: int) -> None:
+    """Keeps OpenCV and PyTorch of this worker to its CPUs, so that workers do not fight over them."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch: Any = __import__("torch")
+    torch.set_num_threads(max(1, count))

@@ -1,0 +1,137 @@
+"""What all stages share: skipping what is done, progress, the receipt and the summary line."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from vgse.pipeline.plan import Plan, write_plan
+from vgse.receipts import STAGES, Receipt
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What a stage's work came to."""
+
+    rows_in: int
+    rows_out: int
+    quarantined: int = 0
+    unit: str = "images"
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Progress:
+    """A progress bar with a rate; `say` prints a line above it."""
+
+    def __init__(self, stage: str, *, quiet: bool = False) -> None:
+        self._stage, self._quiet = stage, quiet
+        self._bar: Any = None
+
+    def start(self, total: int, unit: str, *, done: int = 0) -> None:
+        """Begins a bar over `total` units, `done` of which an earlier attempt finished."""
+        self.close()
+        self._bar = tqdm(
+            total=total, initial=done, unit=f" {unit}", desc=f"{self._stage:9}", disable=self._quiet, leave=False,
+            dynamic_ncols=True, mininterval=0.5, smoothing=0.1,
+        )  # fmt: skip
+        if done:
+            self.say(f"{self._stage}: continues, {done:,} of {total:,} {unit} were done before")
+
+    def advance(self, count: int) -> None:
+        """Moves the bar."""
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def note(self, text: str) -> None:
+        """Shows a short text behind the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+
+    def say(self, text: str) -> None:
+        """Prints a line without disturbing the bar."""
+        if not self._quiet:
+            tqdm.write(text)
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def run_stages(plan: Plan, stages: Sequence[str], *, quiet: bool = False) -> list[Receipt]:
+    """Runs `stages` in order, skipping what is done, and prints one line for each.
+
+    Raises:
+        UserError: a stage's inputs are missing because an earlier stage was never run.
+    """
+    say: Callable[[str], None] = (lambda text: None) if quiet else print
+    write_plan(plan)
+    receipts = []
+    for stage in stages:
+        receipt = plan.receipts.done(stage, plan.fingerprints[stage])
+        if receipt is None:
+            _require_inputs(plan, stage, stages)
+            receipt = _run_stage(plan, stage, quiet)
+            say(summary_line(receipt))
+        else:
+            say(f"{summary_line(receipt)}  [done before, nothing to do]")
+        receipts.append(receipt)
+    return receipts
+
+
+def summary_line(receipt: Receipt) -> str:
+    """Rows in, rows out, quarantined, seconds and rate of one stage."""
+    unit = receipt.details.get("unit", "images")
+    line = (
+        f"{receipt.stage:9} {receipt.rows_in:>9,} in {receipt.rows_out:>9,} out {receipt.quarantined:>6,} quarantined"
+    )
+    return f"{line} {receipt.seconds:>8.1f} s {receipt.rate:>9,.1f} {unit}/s"
+
+
+def _run_stage(plan: Plan, stage: str, quiet: bool) -> Receipt:
+    from vgse.pipeline.session import connect
+
+    connect()
+    module = importlib.import_module(f"vgse.pipeline.{stage}")
+    plan.receipts.begin(stage, plan.fingerprints[stage], module.outputs(plan))
+    started = time.monotonic()
+    with Progress(stage, quiet=quiet) as progress:
+        outcome: StageOutcome = module.run(plan, progress)
+    receipt = Receipt(
+        stage=stage,
+        fingerprint=plan.fingerprints[stage],
+        rows_in=outcome.rows_in,
+        rows_out=outcome.rows_out,
+        quarantined=outcome.quarantined,
+        seconds=round(time.monotonic() - started, 3),
+        details={"unit": outcome.unit, **outcome.details},
+    )
+    plan.receipts.finish(receipt)
+    return receipt
+
+
+def _require_inputs(plan: Plan, stage: str, running: Sequence[str]) -> None:
+    from vgse.errors import RunDirectoryError
+
+    before = STAGES[: STAGES.index(stage)]
+    missing = [name for name in before if name not in running and not plan.receipts.done(name, plan.fingerprints[name])]
+    if missing:
+        raise RunDirectoryError(
+            f"{stage} needs the results of {', '.join(missing)}, which {plan.run} does not hold for this configuration",
+            f"run `vgse {missing[0]}` first, or `vgse run` for all stages",
+        )

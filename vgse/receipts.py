@@ -1,0 +1,161 @@
+"""Receipts: what each stage consumed and produced. The only place where "done" is decided.
+
+A stage's fingerprint is a digest of its own settings and of the fingerprints of what it reads, so a change reaches
+exactly the stages after it. A stage is done when the receipt in the run directory carries its present fingerprint. A
+marker written at its start carries it too: what an interrupted attempt with the same fingerprint left is kept and
+continued, anything else is removed first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from vgse import __version__
+from vgse.config import Config
+from vgse.config_loading import fingerprint
+from vgse.errors import RunDirectoryError
+from vgse.storage import Storage, join
+
+STAGES = ("crop", "encode", "cluster", "embed", "relate", "evaluate")
+
+# What a stage reads from others. `data` is the manifest, `splits` the class splits, `words` the classes' word vectors.
+_READS: Mapping[str, tuple[str, ...]] = {
+    "crop": ("data",),
+    "encode": ("crop", "splits"),
+    "cluster": ("encode", "words"),
+    "embed": ("cluster",),
+    "relate": ("embed",),
+    "evaluate": ("relate",),
+}
+
+# Raised when the code of a stage changes what it writes, so that older results are not taken for its own.
+_VERSIONS: Mapping[str, int] = dict.fromkeys(STAGES, 1)
+
+# Settings that change how a stage runs but not what it writes.
+_WITHOUT_EFFECT = {"encode": {"batch_size"}, "cluster": {"max_failures", "checkpoint_every"}}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Digests of what a run starts from: its images, its first class split, all its class splits, its words."""
+
+    data: str
+    split: str
+    splits: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one finished stage left behind."""
+
+    stage: str
+    fingerprint: str
+    rows_in: int
+    rows_out: int
+    quarantined: int
+    seconds: float
+    details: dict[str, Any] = field(default_factory=dict)
+    version: str = __version__
+    finished_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def rate(self) -> float:
+        """Rows out per second."""
+        return self.rows_out / self.seconds if self.seconds > 0 else 0.0
+
+
+def stage_settings(config: Config, stage: str) -> dict[str, Any]:
+    """The settings that decide what `stage` writes."""
+    if stage == "embed":
+        return {}
+    section = getattr(config, stage).model_dump(mode="json", exclude=_WITHOUT_EFFECT.get(stage, set()))
+    if stage == "evaluate":
+        return {**section, "seed": config.seed}
+    if stage == "encode":
+        # The share of training images kept aside for choices does not change features, only who uses them.
+        return {**section, "finetune": config.cluster.mode == "finetune"}
+    if stage == "cluster":
+        return {**section, "seed": config.seed, "choice_held_out": config.evaluate.choice_held_out}
+    return section
+
+
+def stage_fingerprints(config: Config, inputs: Inputs) -> dict[str, str]:
+    """The fingerprint every stage would have with this configuration on these inputs."""
+    known = asdict(inputs)
+    for stage in STAGES:
+        reads = {name: known[name] for name in _READS[stage]}
+        known[stage] = fingerprint({"settings": stage_settings(config, stage), "reads": reads, "v": _VERSIONS[stage]})
+    return {stage: known[stage] for stage in STAGES}
+
+
+class Receipts:
+    """The receipts of one run directory."""
+
+    def __init__(self, storage: Storage, run: str) -> None:
+        self._storage = storage
+        self._folder = join(run, "receipts")
+
+    def read(self, stage: str) -> Receipt | None:
+        """The receipt of `stage`, whatever configuration it was made with."""
+        values = self._read_json(f"{stage}.json")
+        return Receipt(**values) if values else None
+
+    def done(self, stage: str, expected: str) -> Receipt | None:
+        """The receipt of `stage` if it was finished with the fingerprint `expected`."""
+        receipt = self.read(stage)
+        return receipt if receipt is not None and receipt.fingerprint == expected else None
+
+    def begin(self, stage: str, expected: str, outputs: Sequence[str]) -> bool:
+        """Prepares `stage` to run; True where an interrupted attempt left results that can be continued.
+
+        Anything else at `outputs` is removed, after the old receipt, so that no kill leaves a receipt without results.
+        """
+        marker = self._read_json(f"{stage}.started.json")
+        if marker and marker.get("fingerprint") == expected and self.read(stage) is None:
+            return True
+        self._storage.remove_tree(join(self._folder, f"{stage}.json"))
+        for uri in outputs:
+            self._storage.remove_tree(uri)
+        self._write_json(f"{stage}.started.json", {"fingerprint": expected})
+        return False
+
+    def finish(self, receipt: Receipt) -> None:
+        """Declares a stage done."""
+        self._write_json(f"{receipt.stage}.json", asdict(receipt))
+
+    def inputs(self) -> dict[str, Any] | None:
+        """What the run directory was started from, None where it is new."""
+        return self._read_json("inputs.json")
+
+    def check_inputs(self, inputs: Inputs) -> None:
+        """Refuses a run directory that belongs to another data set or class split.
+
+        Raises:
+            RunDirectoryError: says which of the two differ.
+        """
+        before = self.inputs() or {}
+        names = {"data": "another data set", "split": "another class split"}
+        differing = [
+            what for key, what in names.items() if before.get(key, getattr(inputs, key)) != getattr(inputs, key)
+        ]
+        if differing:
+            raise RunDirectoryError(
+                f"run: {self._folder.rsplit('/', 1)[0]} holds results of {' and '.join(differing)}",
+                "give `run` another directory, or remove this one",
+            )
+
+    def write_inputs(self, inputs: Inputs, sources: Mapping[str, str]) -> None:
+        """Ties the run directory to its inputs. `sources` are digests of where they were read from."""
+        self._write_json("inputs.json", {**asdict(inputs), **sources})
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        uri = join(self._folder, name)
+        return json.loads(self._storage.read_bytes(uri)) if self._storage.exists(uri) else None
+
+    def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        self._storage.write_bytes(join(self._folder, name), json.dumps(values, indent=1).encode())

@@ -1,0 +1,70 @@
+"""Settings of the zero-shot evaluation; the defaults were settled on validation classes of real images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MODELS = ("eszsl", "sje")
+
+
+@dataclass(frozen=True)
+class SjeSettings:
+    """The grid and the training of SJE.
+
+    Attributes:
+        learning_rates: of AdamW, constant over training; chosen on the validation classes.
+        weight_decays: of AdamW; chosen likewise.
+        epochs: numbers of passes over the training images to choose from; one training run passes them all.
+        batch: images per step.
+        dimensions: features are projected on so many leading principal directions.
+        whitening: projected features are divided by sqrt(variance + whitening * mean variance).
+    """
+
+    learning_rates: tuple[float, ...] = (1e-3, 1e-2)
+    weight_decays: tuple[float, ...] = (0.1, 1.0)
+    epochs: tuple[int, ...] = (2, 4, 8)
+    batch: int = 256
+    dimensions: int = 512
+    whitening: float = 1.0
+
+
+@dataclass(frozen=True)
+class ZslSettings:
+    """How class embeddings are judged.
+
+    Attributes:
+        models: which of `MODELS`.
+        gammas: ESZSL's ridge on features, in units of trace(X^T X) / F.
+        lambdas: ESZSL's ridge on embeddings, in units of trace(S^T S) / K.
+        sje: SJE's settings.
+        l2_features: rows of features are L2-normalised.
+        centre_features: the mean of the training images is subtracted (after the normalisation).
+        centre_embeddings: the mean of the seen classes' embeddings is subtracted from all.
+        calibration_images: training images whose score margins give the unit of the calibration constant, at most.
+        chunk: images at a time.
+        seed: of everything drawn at random.
+    """
+
+    models: tuple[str, ...] = MODELS
+    gammas: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-6, 5))
+    lambdas: tuple[float, ...] = tuple(10.0**e for e in range(-4, 4))
+    sje: SjeSettings = field(default_factory=SjeSettings)
+    l2_features: bool = True
+    centre_features: bool = True
+    centre_embeddings: bool = True
+    calibration_images: int = 20_000
+    chunk: int = 8192
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.models) - set(MODELS))
+        if unknown or not self.models:
+            raise ValueError(f"models must be some of {', '.join(MODELS)}, not {', '.join(unknown) or 'none'}")
+        grids = {"gammas": self.gammas, "lambdas": self.lambdas, "sje.learning_rates": self.sje.learning_rates}
+        grids |= {"sje.epochs": self.sje.epochs, "sje.batch": (self.sje.batch,), "chunk": (self.chunk,)}
+        grids |= {"sje.dimensions": (self.sje.dimensions,), "sje.whitening": (self.sje.whitening,)}
+        for name, values in grids.items():
+            if not values or min(values) <= 0:
+                raise ValueError(f"{name} must be positive and not empty, not {values}")
+        if not self.sje.weight_decays or min(self.sje.weight_decays) < 0:
+            raise ValueError(f"sje.weight_decays must be at least 0 and not empty, not {self.sje.weight_decays}")
