@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/check.py CONFIG [overrides]`: what `vgse check` does, on a cluster."""
+"""`vgse check` as a job: `ray job submit --working-dir . -- python jobs/check.py CONFIG [overrides]`."""
 
 from vgse.cli import job
 

@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/cluster.py CONFIG [overrides]`: what `vgse cluster` does, on a cluster."""
+"""`vgse cluster` as a job: `ray job submit --working-dir . -- python jobs/cluster.py CONFIG [overrides]`."""
 
 from vgse.cli import job
 

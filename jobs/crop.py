@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/crop.py CONFIG [overrides]`: what `vgse crop` does, on a cluster."""
+"""`vgse crop` as a job: `ray job submit --working-dir . -- python jobs/crop.py CONFIG [overrides]`."""
 
 from vgse.cli import job
 

@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/embed.py CONFIG [overrides]`: what `vgse embed` does, on a cluster."""
+"""`vgse embed` as a job: `ray job submit --working-dir . -- python jobs/embed.py CONFIG [overrides]`."""
 
 from vgse.cli import job
 

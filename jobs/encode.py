@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/encode.py CONFIG [overrides]`: what `vgse encode` does, on a cluster."""
+"""`vgse encode` as a job: `ray job submit --working-dir . -- python jobs/encode.py CONFIG [overrides]`."""
 
 from vgse.cli import job
 

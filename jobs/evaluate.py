@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/evaluate.py CONFIG [overrides]`: what `vgse evaluate` does, on a cluster."""
+"""`vgse evaluate` as a job: `ray job submit --working-dir . -- python jobs/evaluate.py CONFIG [overrides]`."""
 
 from vgse.cli import job
 

@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/relate.py CONFIG [overrides]`: what `vgse relate` does, on a cluster."""
+"""`vgse relate` as a job: `ray job submit --working-dir . -- python jobs/relate.py CONFIG [overrides]`."""
 
 from vgse.cli import job
 

@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/run.py CONFIG [overrides]`: what `vgse run` does, on a cluster."""
+"""`vgse run` as a job: `ray job submit --working-dir . -- python jobs/run.py CONFIG [overrides]`."""
 
 from vgse.cli import job
 

@@ -10,6 +10,7 @@ from vgse.relation import (
     Problem,
     active_set,
     active_set_numpy,
+    certificate,
     column_generation,
     dual_active_set,
     prepare,
@@ -140,6 +141,20 @@ def test_a_compiler_that_fails_is_reported_and_replaced(monkeypatch: pytest.Monk
         active_set.block_solver.cache_clear()
 
 
+@pytest.mark.parametrize("alpha", [0.0, -0.2, -1.0])
+def test_rounding_in_the_constraints_is_repaired_without_leaving_bounds(alpha: float) -> None:
+    generator = np.random.default_rng(2)
+    r_US = alpha + (1.0 - 20 * alpha) * generator.dirichlet(np.full(20, 0.3), 50)
+    r_US[:, :5] = alpha
+    r_US[7] = alpha  # nothing off a bound: the repair must still find room
+    r_US[8] = 1.0
+    r_US += 1e-9 * generator.standard_normal((50, 1)) * (r_US > alpha)
+    repaired_US = certificate.make_feasible(r_US, alpha)
+    assert certificate.violation(repaired_US, alpha).max() <= 1e-12
+    others = np.arange(50) > 8
+    np.testing.assert_array_equal(repaired_US[others, :5], alpha)
+
+
 @pytest.mark.parametrize("alpha", [0.0, -0.3, -1.0])
 def test_words_of_few_values_full_of_ties_are_solved(alpha: float) -> None:
     generator = np.random.default_rng(3)
@@ -173,5 +188,5 @@ def test_unseen_words_beyond_any_sense_are_refused_by_row() -> None:
     with pytest.raises(DataError, match="words_UW: row 1"):
         relate(words_UW, words_SW)
     for factor in (1e-200, 1e200):
-        with pytest.raises(DataError, match="words_SW: .* row"):
+        with pytest.raises(DataError, match=r"words_SW: .* row"):
             relate(words_SW[:2] * factor, words_SW * factor)

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from gensim.models import KeyedVectors
 
-from vgse.data.words import class_word_vectors, load_vocabulary, name_tokens, prepare_words
+from vgse.data.words import (
+    check_aliases,
+    class_word_vectors,
+    load_vocabulary,
+    name_tokens,
+    prepare_words,
+    read_aliases,
+)
 from vgse.errors import DataError
+from vgse.storage import Storage
 
 WORDS = ["lawn", "mower", "bear", "polar", "London"]
 VECTORS = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
@@ -54,9 +62,19 @@ def test_all_missing_words_are_named_at_once(tmp_path):
     assert "data.aliases" in str(caught.value)
 
 
-def test_an_alias_of_no_class_is_refused(tmp_path):
+def test_an_alias_of_no_class_is_refused():
     with pytest.raises(DataError, match="mooose"):
-        class_word_vectors(["bear"], load_vocabulary(written(tmp_path, ".npz")), {"mooose": "bear"})
+        check_aliases({"mooose": "bear"}, ["bear"])
+
+
+def test_aliases_from_a_file_stand_behind_the_configuration(tmp_path):
+    path = tmp_path / "aliases.yaml"
+    path.write_text("n01440764: tench\nn02132136: brown bear\n")
+    found = read_aliases(Storage(), {"n02132136": "bear"}, str(path))
+    assert found == {"n01440764": "tench", "n02132136": "bear"}
+    path.write_text("- tench\n")
+    with pytest.raises(DataError, match="must map class names to words"):
+        read_aliases(Storage(), {}, str(path))
 
 
 def test_not_word_vectors(tmp_path):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from vgse.errors import DataError
 from vgse.zsl.episode import Episode, ImageSet
@@ -20,6 +21,15 @@ SETTINGS = ZslSettings(
     sje=SjeSettings(learning_rates=(0.01,), weight_decays=(0.1,), epochs=(2, 5), batch=128),
 )
 TRAIN, VAL, UNSEEN, WIDTH, FEATURES = 24, 6, 10, 12, 40
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Threads cost more than they bring on problems of this size, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Planted:

@@ -13,7 +13,7 @@ import tyro
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 Uris = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
-Hidden = tyro.conf.Suppress
+Secret = Annotated[SecretStr | None, tyro.conf.Suppress]
 
 
 class Section(BaseModel):
@@ -29,11 +29,11 @@ class StorageConfig(Section):
     """S3 endpoint, for servers other than AWS, e.g. http://127.0.0.1:9000 (else AWS_ENDPOINT_URL)."""
     region: str | None = None
     """Region of the bucket (else AWS_DEFAULT_REGION or the AWS configuration file)."""
-    key: Hidden[SecretStr | None] = None
+    key: Secret = None
     """Access key; better left to AWS_ACCESS_KEY_ID or a role. Never printed, never written into a run."""
-    secret: Hidden[SecretStr | None] = None
+    secret: Secret = None
     """Secret key; better left to AWS_SECRET_ACCESS_KEY or a role. Never printed, never written into a run."""
-    token: Hidden[SecretStr | None] = None
+    token: Secret = None
     """Session token of temporary credentials (else AWS_SESSION_TOKEN)."""
     anonymous: bool = False
     """Read a public bucket without credentials."""
@@ -60,6 +60,8 @@ class DataConfig(Section):
     """Word vectors: word2vec .bin or .txt, GloVe .txt, fastText .vec, or .npz with `words` and `vectors`."""
     aliases: dict[str, str] = Field(default_factory=dict)
     """Words to look up instead of a class name, e.g. {lawn_mower: mower}."""
+    aliases_file: str | None = None
+    """YAML file with more of these, for data sets whose classes are named by ids (ImageNet)."""
     held_out_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of every class's images held out for testing where `test_images` is empty."""
     images_per_class: int | None = Field(default=None, ge=2)

@@ -102,10 +102,10 @@ def _explain_one(detail: Any) -> str:
 def _nearest(path: str) -> str:
     parent, _, key = path.rpartition(".")
     siblings = [p for p in field_paths() if p.rpartition(".")[0] == parent]
-    near = difflib.get_close_matches(key, [p.rpartition(".")[2] for p in siblings], n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {parent + '.' if parent else ''}{near[0]}?"
     elsewhere = [p for p in field_paths() if p.rpartition(".")[2] == key]
     if elsewhere:
         return f"; did you mean {elsewhere[0]}?"
+    near = difflib.get_close_matches(key, [p.rpartition(".")[2] for p in siblings], n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {parent + '.' if parent else ''}{near[0]}?"
     return f"; known here: {', '.join(p.rpartition('.')[2] for p in siblings) or 'nothing'}"

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+import yaml
 
 from vgse.errors import DataError
+from vgse.storage import Storage
 
 
 class Vocabulary(Protocol):
@@ -56,6 +58,23 @@ def load_vocabulary(path: Path) -> Vocabulary:
         ) from None
 
 
+def read_aliases(storage: Storage, aliases: Mapping[str, str], uri: str | None) -> dict[str, str]:
+    """`aliases`, with those of the YAML file at `uri` behind them.
+
+    Raises:
+        DataError: the file is no mapping of class names to words.
+    """
+    if uri is None:
+        return dict(aliases)
+    try:
+        more = yaml.safe_load(storage.read_bytes(uri))
+    except yaml.YAMLError as error:
+        raise DataError(f"data.aliases_file: {uri} is not valid YAML: {error}", "mend it at the line given") from None
+    if not isinstance(more, dict) or not all(isinstance(text, str) for pair in more.items() for text in pair):
+        raise DataError(f"data.aliases_file: {uri} must map class names to words", "write e.g. `n01440764: tench`")
+    return {**more, **aliases}
+
+
 def name_tokens(class_name: str) -> list[str]:
     """The words of a class name: `lawn_mower`, `grizzly+bear` and `001.Black_footed_Albatross` as published."""
     return [token for token in re.split(r"[\W_]+", re.sub(r"^\d+\.", "", class_name)) if token]
@@ -75,12 +94,9 @@ def class_word_vectors(
         words_CW, float64, raw (neither centred nor normalised).
 
     Raises:
-        DataError: names every class with a word that is not in the vocabulary, and aliases of unknown classes.
+        DataError: names every class with a word that is not in the vocabulary.
     """
     aliases = aliases or {}
-    unknown = sorted(set(aliases) - set(names))
-    if unknown:
-        raise DataError(f"data.aliases names classes that are in no split: {', '.join(unknown)}", "mend or remove them")
     found, missing = [], {}
     for name in names:
         tokens = name_tokens(aliases.get(name, name))
@@ -96,6 +112,13 @@ def class_word_vectors(
             "give other words under data.aliases, e.g. {lawn_mower: mower}, or other word vectors",
         )
     return np.stack(found)
+
+
+def check_aliases(aliases: Mapping[str, str], names: Sequence[str]) -> None:
+    """Raises `DataError` where `data.aliases` names a class that is in no split (a file may name more classes)."""
+    unknown = sorted(set(aliases) - set(names))
+    if unknown:
+        raise DataError(f"data.aliases names classes that are in no split: {', '.join(unknown)}", "mend or remove them")
 
 
 def prepare_words(words_CW: np.ndarray, seen_C: np.ndarray, form: Literal["centred", "l2", "raw"]) -> np.ndarray:

@@ -16,7 +16,7 @@ from vgse.pipeline.crop import QUARANTINE_SCHEMA, committed_images
 from vgse.pipeline.encode import weights_path
 from vgse.pipeline.plan import Plan, make_plan
 from vgse.pipeline.stage import summary_line
-from vgse.receipts import STAGES, Receipts
+from vgse.receipts import STAGES
 from vgse.storage import Storage, join
 
 
@@ -37,11 +37,13 @@ def check(config: Config) -> Iterator[str]:
     roles = frame.role.value_counts()
     yield f"images    {len(frame):,}: {roles.get('train', 0):,} train, {roles.get('test', 0):,} test"
     first = plan.splits[0]
-    yield f"classes   {len(first.train)} train, {len(first.val)} val, {len(first.unseen)} unseen; {len(plan.splits)} split(s)"
+    sizes = f"{len(first.train)} train, {len(first.val)} val, {len(first.unseen)} unseen"
+    yield f"classes   {sizes}; {len(plan.splits)} split(s)"
     yield f"words     {plan.words_CW.shape[1]}-d vectors for all {len(plan.class_names)} classes"
     spec = backbone_spec(config.encode.backbone, input_size=config.encode.input_size)
     weights_path(plan.storage, config.encode.weights)
-    yield f"backbone  {spec.name}: {spec.feature_dim} features at {spec.input_size} x {spec.input_size}, {config.encode.weights}"
+    shape = f"{spec.feature_dim} features at {spec.input_size} x {spec.input_size}"
+    yield f"backbone  {spec.name}: {shape}, weights {config.encode.weights}"
     yield from _stages(plan)
 
 
@@ -93,6 +95,6 @@ def _accounting(plan: Plan) -> str:
     if twice or missing or foreign or unexplained:
         raise AccountingError(
             f"{plan.run}: {counts} does not add up: {missing} missing, {twice} twice, {foreign} not in the manifest, "
-            f"{unexplained} quarantined without a reason\n  -> remove the run's patches folder and run `vgse crop` again"
+            f"{unexplained} quarantined without a reason\n  -> remove the run's receipts/crop.json and run again"
         )
     return f"accounting {counts}: every image once"

@@ -82,7 +82,8 @@ def _crop_unit(block: pa.Table, *, storage: Storage, run: str, crop: CropConfig)
     rows = block.to_pandas()
     sizes = []
     for number, unit in rows.groupby("unit"):
-        kept, refused = [], []
+        kept: list[dict[str, Any]] = []
+        refused: list[dict[str, Any]] = []
         for row, data in _read_images(storage, unit):
             result = _crop_image(row, data, crop)
             (refused if "reason" in result else kept).append(result)

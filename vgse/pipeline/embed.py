@@ -75,7 +75,7 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
     for problem in problems:
         _write(plan, problem, sums[problem.name])
         used += int(sums[problem.name].counts_S[: len(problem.seen)].sum())
-    details = {}
+    details = {"features_mat": write_features_mat(plan, frame, problems[1], features_folder(plan, problems[1]))}
     return StageOutcome(len(frame), used, details=details)
 
 

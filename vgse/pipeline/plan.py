@@ -15,7 +15,7 @@ from vgse.config import Config
 from vgse.config_loading import fingerprint
 from vgse.data.manifest import build_manifest, manifest_digest, manifest_table
 from vgse.data.splits import ClassSplit, check_classes_have_images, read_split
-from vgse.data.words import class_word_vectors, load_vocabulary
+from vgse.data.words import check_aliases, class_word_vectors, load_vocabulary, read_aliases
 from vgse.receipts import Inputs, Receipts, stage_fingerprints
 from vgse.storage import Storage, join
 
@@ -133,11 +133,15 @@ def write_plan(plan: Plan) -> None:
     plan.receipts.write_inputs(plan.inputs, sources)
 
 
+# The settings that decide which images there are.
+_LISTED = {"images", "test_images", "format", "held_out_fraction", "images_per_class"}
+
+
 def _sources(config: Config, names: tuple[str, ...]) -> dict[str, str]:
-    data = config.data.model_dump(mode="json", exclude={"classes", "class_splits", "word_vectors", "aliases"})
+    data = config.data.model_dump(mode="json", include=_LISTED)
     return {
         "listed_from": fingerprint([data, config.storage.endpoint_url, names]),
-        "words_from": fingerprint([config.data.word_vectors, config.data.aliases, names]),
+        "words_from": fingerprint([config.data.word_vectors, config.data.aliases, config.data.aliases_file, names]),
     }
 
 
@@ -146,8 +150,10 @@ def _words(storage: Storage, config: Config, run: str, names: tuple[str, ...], u
     if unchanged and storage.exists(join(run, "words.npz")):
         with np.load(io.BytesIO(storage.read_bytes(join(run, "words.npz"))), allow_pickle=False) as arrays:
             return arrays["vectors"]
+    check_aliases(config.data.aliases, names)
+    aliases = read_aliases(storage, config.data.aliases, config.data.aliases_file)
     vocabulary = load_vocabulary(storage.local_copy(config.data.word_vectors))
-    return class_word_vectors(names, vocabulary, config.data.aliases)
+    return class_word_vectors(names, vocabulary, aliases)
 
 
 def _manifest(storage: Storage, config: Config, run: str, split: ClassSplit, unchanged: bool) -> pd.DataFrame:

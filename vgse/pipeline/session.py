@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # `uv run` on one machine would make Ray build a second virtual environment for its workers (and gigabytes of it); on a
@@ -22,12 +25,27 @@ from vgse.config import ResourcesConfig
 def connect() -> None:
     """Joins the cluster of RAY_ADDRESS (set by `ray job submit`), else starts Ray on this machine. Idempotent."""
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+        with _silent_stderr():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.verbose_stats_logs = False
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Ray's core announces its log level on the file descriptor itself, past Python; errors come as exceptions."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def cpus() -> int:

@@ -70,11 +70,15 @@ def make_feasible(r_US: np.ndarray, alpha: float) -> np.ndarray:
     if not wrong_U.any():
         return r_US
     part_NS = np.clip(r_US[wrong_U], alpha, 1.0)
-    for _ in range(3):
+    for attempt in range(4):
         excess_N = part_NS.sum(axis=1) - 1.0
         room_NS = np.where(excess_N[:, None] > 0, part_NS - alpha, 1.0 - part_NS)
-        # Entries on a bound stay exactly there.
-        room_NS *= (part_NS != alpha) & (part_NS != 1.0)
+        if attempt < 3:
+            # Entries on a bound stay exactly there ...
+            room_NS *= (part_NS != alpha) & (part_NS != 1.0)
+        else:
+            # ... unless the others have no room left.
+            excess_N[np.abs(excess_N) <= _SUM_ROUNDING] = 0.0
         total_N = room_NS.sum(axis=1)
         share_N = np.divide(excess_N, total_N, out=np.zeros_like(excess_N), where=total_N > 0)
         part_NS = np.clip(part_NS - share_N[:, None] * room_NS, alpha, 1.0)

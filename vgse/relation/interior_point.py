@@ -52,7 +52,7 @@ def interior_point(problem: Problem, w_D: np.ndarray, centre_S: np.ndarray | Non
             target - step_S * lower_step_S, target + step_S * upper_step_S,
         )  # fmt: skip
         length = 0.9995 * _longest(full, below_S, above_S, lower_S, upper_S)
-        if not np.isfinite(full[0]).all() or length < 1e-12:
+        if not (np.isfinite(full[0]).all() and length >= 1e-12):
             break
         # An entry that rounding puts on its bound would divide by zero.
         r_S = np.clip(r_S + length * full[0], alpha, 1.0 - 2e-16)

@@ -40,14 +40,14 @@ class ZslSettings:
         l2_features: rows of features are L2-normalised.
         centre_features: the mean of the training images is subtracted (after the normalisation).
         centre_embeddings: the mean of the seen classes' embeddings is subtracted from all.
-        calibration_images: training images whose score margins give the unit of the calibration constant, at most.
+        calibration_images: training images whose margins carry the calibration constant over, at most.
         chunk: images at a time.
         seed: of everything drawn at random.
     """
 
     models: tuple[str, ...] = MODELS
-    gammas: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-6, 5))
-    lambdas: tuple[float, ...] = tuple(10.0**e for e in range(-4, 4))
+    gammas: tuple[float, ...] = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
+    lambdas: tuple[float, ...] = tuple(10.0**e for e in range(-3, 4))
     sje: SjeSettings = field(default_factory=SjeSettings)
     l2_features: bool = True
     centre_features: bool = True
