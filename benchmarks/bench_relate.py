@@ -35,12 +35,14 @@ def main() -> None:
     settings = {"alpha": arguments.alpha, "ridge": arguments.ridge}
     seconds_to_start = _timed(lambda: relate(words_UW[:2], words_SW[:20], **settings))[0]
     # The peak is read before anything else grows the process: NNLS and cvxpy would count as ours.
-    runs = [_timed(lambda: relate(words_UW, words_SW, **settings)) for _ in range(arguments.repeats)]
+    times = []
+    for _ in range(arguments.repeats):
+        relations = None  # so that two answers are never held at once
+        seconds, relations, cpu_seconds = _timed(lambda: relate(words_UW, words_SW, **settings))
+        times.append((seconds * 1e3 / len(words_UW), cpu_seconds * 1e3 / len(words_UW)))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    relations = runs[0][1]
     problem = prepare(words_SW, **settings)
-    ms = float(np.median([run[0] for run in runs])) * 1e3 / len(words_UW)
-    cpu_ms = float(np.median([run[2] for run in runs])) * 1e3 / len(words_UW)
+    ms, cpu_ms = (float(np.median(column)) for column in zip(*times, strict=True))
     cvxpy_ms, disagreement = _cvxpy(words_UW, words_SW, arguments, relations)
     nnls_ms = _nnls(words_UW, words_SW, arguments)
     methods = collections.Counter(relations.method_U)
@@ -49,7 +51,7 @@ def main() -> None:
         "words": "real" if arguments.real_words else "gaussian",
         "ms_per_class": round(ms, 4),
         "cpu_ms_per_class": round(cpu_ms, 4),
-        "ms_per_class_runs": [round(run[0] * 1e3 / len(words_UW), 4) for run in runs],
+        "ms_per_class_runs": [round(wall, 4) for wall, _ in times],
         "max_gap": float((relations.gap_U / _measure(problem, words_UW, relations)).max()),
         "max_violation": _violation(relations, arguments.alpha),
         "cvxpy_ms_per_class": cvxpy_ms and round(cvxpy_ms, 2),
@@ -72,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ridge", type=float, default=0.0)
     parser.add_argument("--real-words", metavar="FILE", help="word2vec binary; classes are drawn from its words")
     parser.add_argument("--normalise", action="store_true", help="centre on the seen mean and L2-normalise each vector")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="at least 1")
     parser.add_argument("--compare", type=int, default=5, help="classes given to cvxpy (0: do not compare)")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from vgse.clustering.backbones import backbone_spec
 from vgse.config import Config, config_warnings
 from vgse.config_loading import load_config, parse_config
 from vgse.errors import RunDirectoryError, StorageError, VgseError
 from vgse.pipeline.crop import QUARANTINE_SCHEMA, committed_images
-from vgse.pipeline.encode import weights_path
+from vgse.pipeline.encode import check_backbone
 from vgse.pipeline.plan import Plan, make_plan
 from vgse.pipeline.stage import summary_line
 from vgse.receipts import STAGES
@@ -40,10 +39,7 @@ def check(config: Config) -> Iterator[str]:
     sizes = f"{len(first.train)} train, {len(first.val)} val, {len(first.unseen)} unseen"
     yield f"classes   {sizes}; {len(plan.splits)} split(s)"
     yield f"words     {plan.words_CW.shape[1]}-d vectors for all {len(plan.class_names)} classes"
-    spec = backbone_spec(config.encode.backbone, input_size=config.encode.input_size)
-    weights_path(plan.storage, config.encode.weights)
-    shape = f"{spec.feature_dim} features at {spec.input_size} x {spec.input_size}"
-    yield f"backbone  {spec.name}: {shape}, weights {config.encode.weights}"
+    yield f"backbone  {check_backbone(plan)}"
     yield from _stages(plan)
 
 

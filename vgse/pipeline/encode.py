@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from vgse.errors import StorageError, WeightsError
 from vgse.pipeline.crop import committed_images
 from vgse.pipeline.features import feature_name, pack, patches_wanted
 from vgse.pipeline.pixels import pixel_chunks
 from vgse.pipeline.plan import Plan
 from vgse.pipeline.stage import Progress, StageOutcome
-from vgse.storage import Storage, join
+from vgse.storage import Storage, join, protocol
 
 
 def outputs(plan: Plan) -> list[str]:
@@ -78,7 +79,38 @@ def _encode(plan: Plan, todo: pd.DataFrame, progress: Progress) -> None:
 
 def weights_path(storage: Storage, weights: str) -> Path | None:
     """The local file of `encode.weights`, None for `pretrained` and `none`."""
-    return None if weights in {"pretrained", "none"} else storage.local_copy(weights)
+    if weights in {"pretrained", "none"}:
+        return None
+    if protocol(weights) == "file":
+        # Whether it is there is found where it is read, which knows how to get it.
+        return Path(storage.absolute(weights))
+    try:
+        return storage.local_copy(weights)
+    except StorageError as error:
+        raise WeightsError(f"encode.weights: {error.message}", error.remedy) from None
+
+
+def check_backbone(plan: Plan) -> str:
+    """Builds the backbone once on this machine, so that weights that do not fit are found before any work starts.
+
+    Returns:
+        What it is, for `vgse check`.
+
+    Raises:
+        UserError: an unknown name, missing weights, or weights of another architecture.
+    """
+    from vgse.clustering.backbones import build_backbone
+
+    encode = plan.config.encode
+    spec = build_backbone(
+        encode.backbone,
+        weights=weights_path(plan.storage, encode.weights),
+        pretrained=encode.weights == "pretrained",
+        input_size=encode.input_size,
+    ).spec
+    return (
+        f"{spec.name}: {spec.feature_dim} features at {spec.input_size} x {spec.input_size}, weights {encode.weights}"
+    )
 
 
 class EncodeShard:

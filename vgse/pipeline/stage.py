@@ -80,6 +80,11 @@ def run_stages(plan: Plan, stages: Sequence[str], *, quiet: bool = False) -> lis
         UserError: a stage's inputs are missing because an earlier stage was never run.
     """
     say: Callable[[str], None] = (lambda text: None) if quiet else print
+    pending = [stage for stage in stages if plan.receipts.done(stage, plan.fingerprints[stage]) is None]
+    if {"encode", "cluster"} & set(pending):
+        from vgse.pipeline.encode import check_backbone
+
+        check_backbone(plan)
     write_plan(plan)
     receipts = []
     for stage in stages:
