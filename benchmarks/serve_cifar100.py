@@ -18,9 +18,7 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.s3_server import serve_s3
+from s3_server import serve_s3
 
 BUCKET = "vgse-data"
 

@@ -137,7 +137,7 @@ def _train(plan: Plan, tasks: list[FitTask], datasets: dict[str, Any], progress:
             progress.say(content)
 
     try:
-        with board.watched(show):
+        with board.watched(show), session.own_interrupts():
             trainer.fit()
     except Exception as error:
         raise board.error() or error from error

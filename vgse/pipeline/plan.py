@@ -16,8 +16,9 @@ from vgse.config_loading import fingerprint
 from vgse.data.manifest import build_manifest, manifest_digest, manifest_table
 from vgse.data.splits import ClassSplit, check_classes_have_images, read_split
 from vgse.data.words import check_aliases, class_word_vectors, load_vocabulary, read_aliases
+from vgse.errors import ConfigError
 from vgse.receipts import Inputs, Receipts, stage_fingerprints
-from vgse.storage import Storage, join
+from vgse.storage import Storage, join, protocol
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def make_plan(config: Config, *, fresh: bool = False) -> Plan:
         UserError: whatever is wrong with the data, before any work starts.
     """
     storage = Storage(config.storage)
-    run = storage.absolute(config.run)
+    run = _run_directory(storage, config.run)
     first = read_split(storage, config.data.classes)
     splits = tuple(first.redrawn(config.seed, number) for number in range(config.data.class_splits))
     names = tuple(sorted(first.all))
@@ -131,6 +132,16 @@ def write_plan(plan: Plan) -> None:
         storage.write_bytes(plan.uri("words.npz"), sink.getvalue())
         storage.write_table(plan.uri("manifest.parquet"), manifest_table(plan.manifest))
     plan.receipts.write_inputs(plan.inputs, sources)
+
+
+def _run_directory(storage: Storage, run: str) -> str:
+    run_uri = storage.absolute(run)
+    if run_uri != run and protocol(run) == "file" and "working_dir_files" in run_uri:
+        raise ConfigError(
+            f"run: the relative folder {run} would lie in the job's temporary working directory and be lost with it",
+            "give a bucket, or an absolute path where the cluster has one node or a shared file system",
+        )
+    return run_uri
 
 
 # The settings that decide which images there are.

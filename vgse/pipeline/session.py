@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +36,11 @@ def connect() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def nodes() -> int:
+    """Living nodes of the cluster."""
+    return sum(bool(node["Alive"]) for node in ray.nodes())
+
+
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
     """Ray's core announces its log level on the file descriptor itself, past Python; errors come as exceptions."""
@@ -46,6 +53,19 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+@contextmanager
+def own_interrupts() -> Iterator[None]:
+    """Keeps Ctrl-C ours: Ray Train leaves its handler behind, and its handler ends the process as if all were well."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def cpus() -> int:

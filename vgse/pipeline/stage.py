@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from vgse.pipeline.plan import Plan, write_plan
 from vgse.receipts import STAGES, Receipt
+from vgse.storage import protocol
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,11 @@ def summary_line(receipt: Receipt) -> str:
 
 
 def _run_stage(plan: Plan, stage: str, quiet: bool) -> Receipt:
-    from vgse.pipeline.session import connect
+    from vgse.pipeline.session import connect, nodes
 
     connect()
+    if protocol(plan.run) == "file" and nodes() > 1:
+        print(f"warning: {plan.run} must be on a file system that all {nodes()} nodes share, or `run` in a bucket")
     module = importlib.import_module(f"vgse.pipeline.{stage}")
     plan.receipts.begin(stage, plan.fingerprints[stage], module.outputs(plan))
     started = time.monotonic()

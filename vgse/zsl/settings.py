@@ -1,4 +1,8 @@
-"""Settings of the zero-shot evaluation; the defaults were settled on validation classes of real images."""
+"""Settings of the zero-shot evaluation.
+
+The defaults were settled on nested splits of CIFAR-100's 80 seen classes. Centring decides: without it (features or
+embeddings, one is enough) word vectors reach T1 24 % instead of 35 %. L2-normalised features bring up to 0.5 points.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +24,12 @@ class SjeSettings:
         whitening: projected features are divided by sqrt(variance + whitening * mean variance).
     """
 
-    learning_rates: tuple[float, ...] = (1e-3, 1e-2)
+    learning_rates: tuple[float, ...] = (0.01, 0.03)
     weight_decays: tuple[float, ...] = (0.1, 1.0)
     epochs: tuple[int, ...] = (2, 4, 8)
     batch: int = 256
     dimensions: int = 512
-    whitening: float = 1.0
+    whitening: float = 10.0
 
 
 @dataclass(frozen=True)
