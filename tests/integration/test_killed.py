@@ -103,10 +103,14 @@ class Killer(threading.Thread):
 
     @staticmethod
     def _workers() -> list[int]:
+        import ray
         from ray.util.state import list_actors
 
-        alive = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
-        return [actor.pid for actor in alive]
+        wanted = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+        # The address keeps it to this session's own Ray, whatever else runs on the machine.
+        alive = list_actors(ray.get_runtime_context().gcs_address, filters=wanted)
+        # A worker that is just starting has no process number yet, and number 0 would mean ourselves.
+        return [actor.pid for actor in alive if actor.pid]
 
 
 @pytest.fixture(scope="module")

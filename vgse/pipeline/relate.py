@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import scipy.sparse
 
 from vgse import __version__
 from vgse.config import RelateConfig
@@ -26,7 +27,7 @@ from vgse.relation import Relations, advise, prepare, relate_prepared, weighted_
 
 # From here on tasks pay: below, starting them costs more than solving.
 _IN_PROCESS = 4096
-_CHUNK = 512
+_SMALLEST_CHUNK, _LARGEST_CHUNK = 256, 1024
 
 
 def outputs(plan: Plan) -> list[str]:
@@ -47,7 +48,7 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
         unseen_UW, seen_SW = words_CW[len(problem.seen) :], words_CW[: len(problem.seen)]
         if problem.phase == "final":
             _warn(plan, problem, unseen_UW, seen_SW, progress)
-        relations = _solve(unseen_UW, seen_SW, plan.config.relate, progress)
+        relations = solve_relations(unseen_UW, seen_SW, plan.config.relate, progress)
         embeddings_CK = _all_embeddings(plan, problem, relations)
         _write(plan, problem, relations, embeddings_CK)
         if problem.phase == "final":
@@ -73,7 +74,8 @@ def read_class_embeddings(plan: Plan, problem: Problem) -> np.ndarray:
         return arrays["class_embeddings"]
 
 
-def _solve(unseen_UW: np.ndarray, seen_SW: np.ndarray, relate: RelateConfig, progress: Progress) -> Relations:
+def solve_relations(unseen_UW: np.ndarray, seen_SW: np.ndarray, relate: RelateConfig, progress: Progress) -> Relations:
+    """Every unseen class related to the seen ones, in order, here or by Ray tasks; a task that dies is run again."""
     if len(unseen_UW) <= _IN_PROCESS:
         answer = _relate_chunk(_prepared(seen_SW, relate), unseen_UW, relate)
         progress.advance(len(unseen_UW))
@@ -82,8 +84,11 @@ def _solve(unseen_UW: np.ndarray, seen_SW: np.ndarray, relate: RelateConfig, pro
     for part in _solve_on_ray(unseen_UW, seen_SW, relate):
         progress.advance(len(part.method_U))
         parts.append(part)
+    sparse = scipy.sparse.issparse(parts[0].r_US)
     return Relations(
-        np.concatenate([part.dense() for part in parts]),
+        scipy.sparse.vstack([part.r_US for part in parts], format="csr")
+        if sparse
+        else np.concatenate([part.dense() for part in parts]),
         np.concatenate([part.objective_U for part in parts]),
         np.concatenate([part.gap_U for part in parts]),
         [path for part in parts for path in part.method_U],
@@ -91,19 +96,19 @@ def _solve(unseen_UW: np.ndarray, seen_SW: np.ndarray, relate: RelateConfig, pro
 
 
 def _solve_on_ray(unseen_UW: np.ndarray, seen_SW: np.ndarray, relate: RelateConfig) -> Iterator[Relations]:
-    """Chunks in order; a task whose worker dies is run again by Ray."""
+    """Chunks in order, four or more per CPU so that none waits for a slow one; the seen matrix is shared."""
     import ray
 
     from vgse.pipeline.session import connect, cpus, limit_threads
 
-    def work(prepared: Any, chunk_UW: np.ndarray) -> Relations:
+    def relate_chunk(prepared: Any, chunk_UW: np.ndarray) -> Relations:
         limit_threads(1)
         return _relate_chunk(prepared, chunk_UW, relate)
 
     connect()
     shared = ray.put(_prepared(seen_SW, relate))
-    size = max(1, min(_CHUNK, -(-len(unseen_UW) // (4 * cpus()))))
-    task = ray.remote(num_cpus=1, max_retries=5)(work)
+    size = max(_SMALLEST_CHUNK, min(_LARGEST_CHUNK, -(-len(unseen_UW) // (4 * cpus()))))
+    task = ray.remote(num_cpus=1, max_retries=5)(relate_chunk)
     pending = [task.remote(shared, unseen_UW[i : i + size]) for i in range(0, len(unseen_UW), size)]
     for reference in pending:
         yield ray.get(reference)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class Progress:
         self.close()
         self._bar = tqdm(
             total=total, initial=done, unit=f" {unit}", desc=f"{self._stage:9}", disable=self._quiet, leave=False,
-            dynamic_ncols=True, mininterval=0.5, smoothing=0.1,
+            dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 15, smoothing=0.1,
         )  # fmt: skip
         if done:
             self.say(f"{self._stage}: continues, {done:,} of {total:,} {unit} were done before")
