@@ -29,8 +29,8 @@ CIFAR_IMAGES_PER_CLASS = 10
 def _own_surroundings() -> Iterator[None]:
     """Tests meet neither the user's credentials nor the user's cluster, and ask no cloud for a role."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in os.environ:
-            if name.startswith("AWS_") or name in {"RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"}:
+        for name in list(os.environ):
+            if name.startswith("AWS_") or name == "RAY_ADDRESS":
                 patch.delenv(name)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
@@ -116,6 +116,9 @@ def ray_session(_own_surroundings: None) -> Iterator[None]:
     """The one Ray instance of this session; it starts before any test sets credentials, so workers inherit none."""
     from vgse.pipeline import session
 
-    session.connect()
+    with pytest.MonkeyPatch.context() as patch:
+        # Otherwise Ray would join whatever `ray start` left running on this machine.
+        patch.setenv("RAY_ADDRESS", "local")
+        session.connect()
     yield
     session.ray.shutdown()

@@ -193,3 +193,10 @@ def test_uris():
     assert Storage().absolute("a/b") == str(Path.cwd() / "a/b")
     assert Storage().absolute("file:///a/b") == "/a/b"
     assert Storage().absolute("s3://bucket/a") == "s3://bucket/a"
+
+
+def test_files_of_killed_writes_are_not_listed(tmp_path):
+    storage = Storage()
+    storage.write_bytes(str(tmp_path / "part-00000.parquet"), b"whole")
+    (tmp_path / "part-00001.parquet.0123abcd.partial").write_bytes(b"hal")
+    assert storage.list_names(str(tmp_path)) == ["part-00000.parquet"]

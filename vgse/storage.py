@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from vgse.config import StorageConfig
 from vgse.errors import StorageError
 
+_PARTIAL = ".partial"
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}
 _FROM_ENVIRONMENT = {
     "key": "AWS_ACCESS_KEY_ID",
@@ -109,11 +110,15 @@ class Storage:
             return fs.exists(path)
 
     def list_names(self, uri: str) -> list[str]:
-        """Names of the files and folders directly below `uri`, sorted; empty where there is nothing."""
+        """Names of the files and folders directly below `uri`, sorted; empty where there is nothing.
+
+        Files of writes that were killed on the way are left out.
+        """
         with _explained(uri):
             fs, path = self._open_fs(uri)
             try:
-                return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(path, detail=False) if name != path)
+                names = (name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(path, detail=False) if name != path)
+                return sorted(name for name in names if not name.endswith(_PARTIAL))
             except FileNotFoundError:
                 return []
 
@@ -170,7 +175,7 @@ class Storage:
                 fs.pipe_file(path, data)
                 return
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            partial = f"{path}.{uuid.uuid4().hex}.partial"
+            partial = f"{path}.{uuid.uuid4().hex}{_PARTIAL}"
             try:
                 fs.pipe_file(partial, data)
                 os.replace(partial, path) if protocol(uri) == "file" else fs.mv(partial, path)
