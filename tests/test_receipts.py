@@ -67,7 +67,7 @@ def test_changed_inputs_reach_who_reads_them(name, first):
     assert changed(inputs) == from_(first)
 
 
-def test_the_seed_reaches_the_stage_that_lays_out_shards_with_it_or_none_before_training():
+def test_the_seed_moves_images_between_shards_only_where_it_repeats_crop():
     """Shards of an interrupted crop are continued by number, so their contents must not depend on what changed."""
     import pandas as pd
 
@@ -122,7 +122,6 @@ def test_a_finished_stage_is_done_for_its_fingerprint_only(receipts, run):
     receipts.begin("crop", "A", [])
     assert receipts.done("crop", "A") is None
     receipts.finish(receipt())
-    assert receipts.done("crop", "A") == receipt() or receipts.done("crop", "A").finished_at
     assert receipts.done("crop", "A").rows_out == 3
     assert receipts.done("crop", "B") is None
     assert receipts.read("crop").fingerprint == "A"

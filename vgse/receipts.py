@@ -125,8 +125,9 @@ class Receipts:
         return False
 
     def finish(self, receipt: Receipt) -> None:
-        """Declares a stage done."""
+        """Declares a stage done. Without its marker, a receipt that is removed makes the stage start from nothing."""
         self._write_json(f"{receipt.stage}.json", asdict(receipt))
+        self._storage.remove_tree(join(self._folder, f"{receipt.stage}.started.json"))
 
     def inputs(self) -> dict[str, Any] | None:
         """What the run directory was started from, None where it is new."""

@@ -245,6 +245,9 @@ def _filesystem(scheme: str, s3_options: tuple[tuple[str, Any], ...], pid: int) 
         config_kwargs={
             "connect_timeout": min(10.0, seconds),
             "read_timeout": seconds,
+            # Servers other than AWS answer a range with the checksum of the whole object.
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
             "retries": {"max_attempts": retries, "mode": "standard"},
         },
     )
@@ -270,9 +273,8 @@ def _explained(uri: str, *, writing: bool = False) -> Iterator[None]:
 
 def _explain(uri: str, error: Exception, writing: bool) -> StorageError | None:
     text = f"{type(error).__name__}: {error}"
-    if any(
-        code in text for code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "AccessDenied", "403")
-    ):
+    refused = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "AccessDenied", "403")
+    if any(code in text for code in refused) or (isinstance(error, PermissionError) and protocol(uri) in {"s3", "s3a"}):
         return StorageError(
             f"{uri}: access refused", "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the role's rights"
         )

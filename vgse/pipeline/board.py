@@ -9,6 +9,8 @@ from typing import Any
 
 import ray
 
+from vgse.errors import VgseError
+
 
 @ray.remote(num_cpus=0)
 class _BoardActor:
@@ -47,6 +49,22 @@ class Board:
     def error(self) -> Exception | None:
         """The error left by a worker, if any."""
         return ray.get(self._actor.error.remote())
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """On a worker: a typed error of the block reaches the driver whole. Ray would hand on only its text."""
+        try:
+            yield
+        except VgseError as error:
+            self.fail(error)
+            raise
+
+    def rows(self, dataset: Any) -> Iterator[dict[str, Any]]:
+        """On the driver: the rows of a dataset, or the typed error that a worker left here."""
+        try:
+            yield from dataset.iter_rows()
+        except Exception as error:
+            raise self.error() or error from None
 
     @contextmanager
     def watched(self, show: Callable[[str, Any], None]) -> Iterator[None]:

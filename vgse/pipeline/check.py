@@ -58,7 +58,8 @@ def status(target: str) -> Iterator[str]:
     config = config or parse_config(
         yaml.safe_load(storage.read_bytes(join(run, "config.yaml"))), join(run, "config.yaml")
     )
-    plan = make_plan(config)
+    # The directory given counts, also where it is a copy of the one it was written as.
+    plan = make_plan(config.model_copy(update={"run": run}))
     yield f"run directory: {run}"
     yield from _stages(plan)
     if plan.receipts.read("crop") is not None:

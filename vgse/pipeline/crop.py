@@ -20,11 +20,14 @@ import pyarrow.parquet as pq
 
 from vgse.config import CropConfig
 from vgse.data.manifest import work_units
-from vgse.errors import DataError, StorageError
+from vgse.errors import DataError, RunDirectoryError, StorageError
 from vgse.patches import ImageError, cap_short_side, decode_image, propose_boxes
 from vgse.pipeline.plan import Plan
 from vgse.pipeline.stage import Progress, StageOutcome
 from vgse.storage import Storage, join
+
+# Not the run's seed: how images fall into shards must be the same whenever a crop is continued.
+_SHUFFLE_SEED = 0
 
 # Files asked for at once: enough to hide an object store's latency, few enough to bound a worker's memory.
 _CONCURRENT_READS = 64
@@ -52,15 +55,18 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
     """Crops every image of the manifest."""
     import ray
 
-    units = list(work_units(plan.manifest, plan.config.crop.rows_per_shard, plan.config.seed))
+    from vgse.pipeline.board import Board
+
+    units = list(work_units(plan.manifest, plan.config.crop.rows_per_shard, _SHUFFLE_SEED))
     present = set(plan.storage.list_names(plan.uri("patches")))
     missing = [i for i in range(len(units)) if shard_name(i) not in present]
     progress.start(len(plan.manifest), "images", done=sum(len(units[i]) for i in set(range(len(units))) - set(missing)))
     if missing:
         blocks = [_block(units[i], i) for i in missing]
-        work = partial(_crop_unit, storage=plan.storage, run=plan.run, crop=plan.config.crop)
+        board = Board()
+        work = partial(_crop_unit, storage=plan.storage, run=plan.run, crop=plan.config.crop, board=board)
         dataset = ray.data.from_arrow(blocks).map_batches(work, batch_size=None, batch_format="pyarrow", num_cpus=1)
-        for row in dataset.iter_rows():
+        for row in board.rows(dataset):
             progress.advance(row["rows"])
     return _account(plan)
 
@@ -74,8 +80,13 @@ def _block(unit: pd.DataFrame, number: int) -> pa.Table:
     return pa.Table.from_pandas(unit.assign(unit=number), preserve_index=False)
 
 
-def _crop_unit(block: pa.Table, *, storage: Storage, run: str, crop: CropConfig) -> pa.Table:
+def _crop_unit(block: pa.Table, *, storage: Storage, run: str, crop: CropConfig, board: Any) -> pa.Table:
     """One block of the manifest to shards (one, unless Ray Data joined blocks)."""
+    with board.reporting():
+        return _write_shards(block, storage, run, crop)
+
+
+def _write_shards(block: pa.Table, storage: Storage, run: str, crop: CropConfig) -> pa.Table:
     import cv2
 
     cv2.setNumThreads(1)
@@ -159,9 +170,11 @@ def _account(plan: Plan) -> StageOutcome:
     storage.write_table(plan.uri("quarantine.parquet"), quarantine)
     committed = committed_images(plan)
     ids = np.sort(np.concatenate([committed.image_id.to_numpy(object), quarantine["image_id"].to_numpy()]))
-    assert np.array_equal(ids, np.sort(plan.manifest.image_id.to_numpy(object))), (
-        "the shards do not account for the manifest"
-    )
+    if not np.array_equal(ids, np.sort(plan.manifest.image_id.to_numpy(object))):
+        raise RunDirectoryError(
+            f"{plan.uri('patches')} does not hold what was written there: its images do not account for the manifest",
+            f"remove {plan.uri('receipts')} and run again",
+        )
     usable = committed[committed.role == "train"].class_name.unique()
     bare = sorted(set(plan.class_names) - set(usable))
     if bare:

@@ -132,11 +132,13 @@ def _embedded(plan: Plan, tasks: list[EmbedTask], blocks: list[pa.Table], shards
     import ray
 
     from vgse.pipeline import session
+    from vgse.pipeline.board import Board
 
     on_gpu = session.gpus(plan.config.resources)
     workers, each, gpu = (
         session.worker_shape(plan.config.resources, reading=False) if on_gpu else (session.cpus(), 1.0, 0)
     )
+    board = Board()
     dataset = ray.data.from_arrow(blocks).map_batches(
         EmbedShard,
         fn_constructor_kwargs={
@@ -145,6 +147,7 @@ def _embedded(plan: Plan, tasks: list[EmbedTask], blocks: list[pa.Table], shards
             "tasks": tasks,
             "batch_size": plan.config.encode.batch_size,
             "threads": max(1, int(each)),
+            "board": board,
         },
         batch_size=1,
         batch_format="pyarrow",
@@ -152,26 +155,30 @@ def _embedded(plan: Plan, tasks: list[EmbedTask], blocks: list[pa.Table], shards
         num_cpus=each,
         num_gpus=gpu,
     )
-    yield from dataset.iter_rows()
+    yield from board.rows(dataset)
 
 
 class EmbedShard:
     """A worker that holds every problem's network and sums assignments per class."""
 
-    def __init__(self, storage: Storage, run: str, tasks: list[EmbedTask], batch_size: int, threads: int) -> None:
+    def __init__(
+        self, storage: Storage, run: str, tasks: list[EmbedTask], batch_size: int, threads: int, board: Any
+    ) -> None:
         import torch
 
         from vgse.pipeline.session import limit_threads
 
         limit_threads(threads)
         self._storage, self._run, self._tasks = storage, run, tasks
-        self._batch, self._threads = batch_size, threads
+        self._batch, self._threads, self._board = batch_size, threads, board
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._networks = {task.name: task.recipe.load(storage, task.folder).to(self._device) for task in tasks}
+        with board.reporting():
+            self._networks = {task.name: task.recipe.load(storage, task.folder).to(self._device) for task in tasks}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Sums the shards named in `batch`, per problem."""
-        return pa.Table.from_pylist([self._shard(entry) for entry in batch.to_pylist()])
+        with self._board.reporting():
+            return pa.Table.from_pylist([self._shard(entry) for entry in batch.to_pylist()])
 
     def _shard(self, entry: dict[str, Any]) -> dict[str, Any]:
         sums, counts = [], []

@@ -46,6 +46,7 @@ def _encode(plan: Plan, todo: pd.DataFrame, progress: Progress) -> None:
     import ray
 
     from vgse.pipeline import session
+    from vgse.pipeline.board import Board
 
     encode = plan.config.encode
     on_gpu = session.gpus(plan.config.resources)
@@ -55,6 +56,7 @@ def _encode(plan: Plan, todo: pd.DataFrame, progress: Progress) -> None:
     )
     names = list(todo.shard.unique())
     wanted = [todo.wanted[todo.shard == name].tolist() for name in names]
+    board = Board()
     dataset = ray.data.from_arrow([pa.table({"shard": [n], "wanted": [w]}) for n, w in zip(names, wanted, strict=True)])
     encoded = dataset.map_batches(
         EncodeShard,
@@ -66,6 +68,7 @@ def _encode(plan: Plan, todo: pd.DataFrame, progress: Progress) -> None:
             "input_size": encode.input_size,
             "batch_size": encode.batch_size,
             "threads": max(1, int(each)),
+            "board": board,
         },
         batch_size=1,
         concurrency=min(workers, len(names)),
@@ -73,7 +76,7 @@ def _encode(plan: Plan, todo: pd.DataFrame, progress: Progress) -> None:
         num_gpus=gpu,
         batch_format="pyarrow",
     )
-    for row in encoded.iter_rows():
+    for row in board.rows(encoded):
         progress.advance(row["rows"])
 
 
@@ -125,6 +128,7 @@ class EncodeShard:
         input_size: int | None,
         batch_size: int,
         threads: int,
+        board: Any,
     ) -> None:
         import torch
 
@@ -133,19 +137,22 @@ class EncodeShard:
 
         limit_threads(threads)
         self._storage, self._run, self._batch, self._threads = storage, run, batch_size, threads
+        self._board = board
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = build_backbone(
-            backbone,
-            weights=weights_path(storage, weights),
-            pretrained=weights == "pretrained",
-            input_size=input_size,
-        )
+        with board.reporting():
+            network = build_backbone(
+                backbone,
+                weights=weights_path(storage, weights),
+                pretrained=weights == "pretrained",
+                input_size=input_size,
+            )
         self._size = network.spec.input_size
         self._network = network.eval().to(self._device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Encodes the shards named in `batch`; a row says how many images each held."""
-        rows = [self._shard(entry["shard"], entry["wanted"]) for entry in batch.to_pylist()]
+        with self._board.reporting():
+            rows = [self._shard(entry["shard"], entry["wanted"]) for entry in batch.to_pylist()]
         return pa.table({"rows": rows})
 
     def _shard(self, name: str, wanted: list[bool]) -> int:

@@ -47,6 +47,8 @@ class FitJournal:
         for figures in saved.state["history"] if saved else []:
             self._record(figures)
         if saved:
+            # A kill may have fallen between the checkpoint and the journal.
+            self._write()
             self._board.pin("step", (self._name, saved.epoch * self._rows))
             if saved.epoch < self._cluster.epochs:
                 workers = f"{self._world} worker{'s' if self._world > 1 else ''}"
@@ -66,11 +68,7 @@ class FitJournal:
         if not self._writes:
             return
         self._record(figures)
-        self._events.flush()
-        lines = "".join(json.dumps(line) + "\n" for line in self._lines)
-        self._storage.write_bytes(join(self._folder, "metrics.jsonl"), lines.encode())
-        for path in Path(self._scratch.name).glob("events.*"):
-            self._storage.write_bytes(join(self._folder, "tensorboard", path.name), path.read_bytes())
+        self._write()
         said = f"{self._name} epoch {int(figures['epoch'])}/{self._cluster.epochs}"
         self._board.pin("figures", f"{said} loss {figures['loss']:.3f}, {int(figures['used_clusters'])} clusters used")
 
@@ -79,6 +77,13 @@ class FitJournal:
         if self._writes:
             self._events.close()
             self._scratch.cleanup()
+
+    def _write(self) -> None:
+        self._events.flush()
+        lines = "".join(json.dumps(line) + "\n" for line in self._lines)
+        self._storage.write_bytes(join(self._folder, "metrics.jsonl"), lines.encode())
+        for path in Path(self._scratch.name).glob("events.*"):
+            self._storage.write_bytes(join(self._folder, "tensorboard", path.name), path.read_bytes())
 
     def _record(self, figures: dict[str, float]) -> None:
         self._lines.append({"fit": self._name, **figures})

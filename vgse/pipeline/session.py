@@ -25,10 +25,19 @@ from vgse.config import ResourcesConfig
 
 
 def connect() -> None:
-    """Joins the cluster of RAY_ADDRESS (set by `ray job submit`), else starts Ray on this machine. Idempotent."""
+    """Joins the cluster of RAY_ADDRESS (set by `ray job submit`), else starts Ray on this machine. Idempotent.
+
+    Said outright, since Ray left to itself would join whatever cluster was last started here, and wait for it long
+    after it has gone.
+    """
     if not ray.is_initialized():
         with _silent_stderr():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+            ray.init(
+                os.environ.get("RAY_ADDRESS") or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.verbose_stats_logs = False
