@@ -30,12 +30,17 @@ RESULTS = ROOT / "benchmarks/results/cifar100.md"
 
 
 def run(config: Path, run_folder: Path, port: int, environment: dict[str, str], *overrides: str) -> dict[str, Any]:
-    """One `vgse run`; its evaluation and the receipts of its stages."""
+    """One `vgse run`; its evaluation and the receipts of its stages, kept beside the run, which the next one alters."""
+    kept = run_folder / f"bench_{'_'.join(overrides).strip('-') or 'first'}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
     command = [sys.executable, "-m", "vgse.cli", "run", str(config), "--run", str(run_folder)]
     command += ["--storage.endpoint-url", f"http://127.0.0.1:{port}", *overrides]
     subprocess.run(command, check=True, env={**os.environ, **environment}, cwd=ROOT)
     receipts = {name: json.loads((run_folder / f"receipts/{name}.json").read_text()) for name in STAGES}
-    return {"evaluation": json.loads((run_folder / "evaluation.json").read_text()), "receipts": receipts}
+    result = {"evaluation": json.loads((run_folder / "evaluation.json").read_text()), "receipts": receipts}
+    kept.write_text(json.dumps(result))
+    return result
 
 
 def against(evaluation: dict[str, Any], others: tuple[str, ...], figure: str, model: str = "eszsl") -> float:
