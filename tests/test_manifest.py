@@ -104,7 +104,7 @@ def test_digest_sees_images_not_places(tmp_path):
 @pytest.mark.parametrize("rows_per_shard", [1, 7, 1000])
 def test_units_partition_the_manifest(tmp_path, rows_per_shard):
     frame = build_manifest(Storage(), config(tree(tmp_path / "images", FULL)), [SPLIT])
-    units = list(work_units(frame, rows_per_shard, 0, fewest=4))
+    units = list(work_units(frame, rows_per_shard, fewest=4))
     ids = [name for unit in units for name in unit.image_id]
     assert sorted(ids) == sorted(frame.image_id)
     assert max(map(len, units)) <= max(1, min(rows_per_shard, 10))
@@ -115,7 +115,7 @@ def test_units_read_a_row_group_once(tmp_path):
     names = [name for name in FULL for _ in range(10)]
     pq.write_table(pa.table({"class_name": names, "image": [b"x"] * 40}), tmp_path / "a.parquet", row_group_size=8)
     frame = build_manifest(Storage(), config(tmp_path), [SPLIT])
-    units = list(work_units(frame, 10, 0, fewest=1))
+    units = list(work_units(frame, 10, fewest=1))
     groups = [set(unit.row_group) for unit in units]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 5
     assert sum(map(len, units)) == 40

@@ -159,13 +159,14 @@ def _hold_out(frame: pd.DataFrame, fraction: float) -> pd.DataFrame:
     return frame.assign(role=np.where(held, "test", "train"), rank=rank)
 
 
-def work_units(frame: pd.DataFrame, rows_per_shard: int, seed: int, fewest: int = 16) -> Iterator[pd.DataFrame]:
+def work_units(frame: pd.DataFrame, rows_per_shard: int, fewest: int = 16) -> Iterator[pd.DataFrame]:
     """Cuts the manifest into units of work, each of which becomes one patch shard.
 
     Single files are shuffled globally. The rows of a Parquet row group stay together, so that its bytes are read once,
-    and whole row groups are dealt out in random order; within a unit the reader shuffles the rows.
+    and whole row groups are dealt out in random order; within a unit the reader shuffles the rows. The order depends on
+    the manifest only, not on the run's seed: a crop that is continued must find its images in the same shards.
     """
-    rng = np.random.default_rng([seed, len(frame)])
+    rng = np.random.default_rng(len(frame))
     size = max(1, min(rows_per_shard, -(-len(frame) // fewest)))
     single = frame["row"].to_numpy() < 0
     block = np.where(single, np.arange(len(frame)), frame["row_group"])

@@ -26,9 +26,6 @@ from vgse.pipeline.plan import Plan
 from vgse.pipeline.stage import Progress, StageOutcome
 from vgse.storage import Storage, join
 
-# Not the run's seed: how images fall into shards must be the same whenever a crop is continued.
-_SHUFFLE_SEED = 0
-
 # Files asked for at once: enough to hide an object store's latency, few enough to bound a worker's memory.
 _CONCURRENT_READS = 64
 
@@ -57,7 +54,7 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
 
     from vgse.pipeline.board import Board
 
-    units = list(work_units(plan.manifest, plan.config.crop.rows_per_shard, _SHUFFLE_SEED))
+    units = list(work_units(plan.manifest, plan.config.crop.rows_per_shard))
     present = set(plan.storage.list_names(plan.uri("patches")))
     missing = [i for i in range(len(units)) if shard_name(i) not in present]
     progress.start(len(plan.manifest), "images", done=sum(len(units[i]) for i in set(range(len(units))) - set(missing)))
