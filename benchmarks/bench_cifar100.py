@@ -91,7 +91,7 @@ def main() -> None:
     config, results = ROOT / "jobs/configs/cifar100.yaml", {}
     with serve_s3(options.folder, options.port) as server:
         for clusters in (150, 50):
-            overrides = () if clusters == 150 else ("--cluster.num-clusters", str(clusters))
+            overrides = () if clusters == 150 else ("--cluster.num-clusters", str(clusters), "--evaluate.models", "eszsl")
             results[f"K{clusters}"] = run(config, options.run, options.port, server.environment, *overrides)
     figures = {
         "T1_over_words": against(results["K150"]["evaluation"], WORDS, "T1"),
