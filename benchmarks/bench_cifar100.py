@@ -91,7 +91,8 @@ def main() -> None:
     config, results = ROOT / "jobs/configs/cifar100.yaml", {}
     with serve_s3(options.folder, options.port) as server:
         for clusters in (150, 50):
-            overrides = () if clusters == 150 else ("--cluster.num-clusters", str(clusters), "--evaluate.models", "eszsl")
+            fewer = ("--cluster.num-clusters", str(clusters), "--evaluate.models", "eszsl")
+            overrides = () if clusters == 150 else fewer
             results[f"K{clusters}"] = run(config, options.run, options.port, server.environment, *overrides)
     figures = {
         "T1_over_words": against(results["K150"]["evaluation"], WORDS, "T1"),
