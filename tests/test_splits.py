@@ -2,8 +2,8 @@
 
 import pytest
 
-from vgse.data.splits import check_classes_have_images, read_split
-from vgse.errors import DataError
+from vgse.data.splits import ClassSplit, check_classes_have_images, read_split
+from vgse.errors import ConfigError, DataError
 from vgse.storage import Storage
 
 GOOD = "train: [ant, bee, cow]\nval: [dog]\nunseen: [eel, fox]\n"
@@ -57,3 +57,39 @@ def test_redrawn_splits_keep_sizes_and_classes(write):
         assert [len(other.train), len(other.val), len(other.unseen)] == [3, 1, 2]
     assert len({other.unseen for other in drawn}) > 1
     assert split.redrawn(0, 3) == drawn[2]
+
+
+# ---- folds
+TEN = ClassSplit(tuple(f"t{i}" for i in range(10)), ("v0", "v1", "v2"), ("u0",))
+
+
+def test_one_fold_is_train_and_val_as_given():
+    assert TEN.folds(1, 0) == [(TEN.train, TEN.val)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 11])
+def test_folds_hold_out_disjoint_seen_classes_and_never_an_unseen_one(count):
+    folds = TEN.folds(count, 0)
+    assert len(folds) == count
+    held = [name for _, pseudo_unseen in folds for name in pseudo_unseen]
+    assert len(held) == len(set(held))
+    assert set(held) <= set(TEN.seen)
+    for seen, pseudo_unseen in folds:
+        assert set(seen) | set(pseudo_unseen) == set(TEN.seen)
+        assert not set(seen) & set(pseudo_unseen)
+    assert folds[0] == (TEN.train, TEN.val)
+
+
+def test_folds_are_as_large_as_val_or_share_train_evenly():
+    assert [len(held) for _, held in TEN.folds(4, 0)] == [3, 3, 3, 3]
+    assert [len(held) for _, held in TEN.folds(6, 0)] == [3, 2, 2, 2, 2, 2]
+
+
+def test_folds_follow_the_seed():
+    assert TEN.folds(4, 0) == TEN.folds(4, 0)
+    assert TEN.folds(4, 0) != TEN.folds(4, 1)
+
+
+def test_too_many_folds_are_refused():
+    with pytest.raises(ConfigError, match=r"evaluate\.folds = 12"):
+        TEN.folds(12, 0)

@@ -73,7 +73,7 @@ def test_aliases_from_a_file_stand_behind_the_configuration(tmp_path):
     found = read_aliases(Storage(), {"n02132136": "bear"}, str(path))
     assert found == {"n01440764": "tench", "n02132136": "bear"}
     path.write_text("- tench\n")
-    with pytest.raises(DataError, match="must map class names to words"):
+    with pytest.raises(DataError, match="must map class names to texts"):
         read_aliases(Storage(), {}, str(path))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from vgse.errors import DataError
+from vgse.errors import ConfigError, DataError
 from vgse.storage import Storage
 
 _PARTS = ("train", "val", "unseen")
@@ -46,6 +46,30 @@ class ClassSplit:
         return ClassSplit(
             tuple(sorted(drawn[:first])), tuple(sorted(drawn[first:second])), tuple(sorted(drawn[second:]))
         )
+
+    def folds(self, count: int, seed: int) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """(seen, pseudo-unseen) classes of `count` folds of class-level cross-validation on the seen classes.
+
+        The first fold is (train, val) as given. Each further one holds other classes out of `train`, disjoint from one
+        another and as many as `val` has, or an even share of `train` where that is less.
+
+        Raises:
+            ConfigError: `train` has too few classes for so many folds.
+        """
+        if count == 1:
+            return [(self.train, self.val)]
+        size = min(len(self.val), len(self.train) // (count - 1))
+        if size == 0 or len(self.train) < 3:
+            raise ConfigError(
+                f"evaluate.folds = {count} needs more train classes than the {len(self.train)} there are",
+                f"take at most {len(self.train) + 1 if len(self.train) > 2 else 1} folds",
+            )
+        order = np.random.default_rng([seed, count]).permutation(len(self.train))
+        folds = [(self.train, self.val)]
+        for k in range(count - 1):
+            held = {self.train[i] for i in order[k * size : (k + 1) * size]}
+            folds.append((tuple(n for n in self.seen if n not in held), tuple(n for n in self.train if n in held)))
+        return folds
 
 
 def read_split(storage: Storage, uri: str) -> ClassSplit:

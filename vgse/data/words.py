@@ -66,13 +66,23 @@ def read_aliases(storage: Storage, aliases: Mapping[str, str], uri: str | None) 
     """
     if uri is None:
         return dict(aliases)
-    try:
-        more = yaml.safe_load(storage.read_bytes(uri))
-    except yaml.YAMLError as error:
-        raise DataError(f"data.aliases_file: {uri} is not valid YAML: {error}", "mend it at the line given") from None
-    if not isinstance(more, dict) or not all(isinstance(text, str) for pair in more.items() for text in pair):
-        raise DataError(f"data.aliases_file: {uri} must map class names to words", "write e.g. `n01440764: tench`")
+    more = read_text_mapping(storage, uri, "data.aliases_file", "n01440764: tench")
     return {**more, **aliases}
+
+
+def read_text_mapping(storage: Storage, uri: str, field: str, example: str) -> dict[str, str]:
+    """A YAML file of class names and a text for each; `field` and `example` are for the error.
+
+    Raises:
+        DataError: the file is no such mapping.
+    """
+    try:
+        found = yaml.safe_load(storage.read_bytes(uri))
+    except yaml.YAMLError as error:
+        raise DataError(f"{field}: {uri} is not valid YAML: {error}", "mend it at the line given") from None
+    if not isinstance(found, dict) or not all(isinstance(text, str) for pair in found.items() for text in pair):
+        raise DataError(f"{field}: {uri} must map class names to texts", f"write e.g. `{example}`")
+    return found
 
 
 def name_tokens(class_name: str) -> list[str]:
@@ -100,7 +110,7 @@ def class_word_vectors(
     found, missing = [], {}
     for name in names:
         tokens = name_tokens(aliases.get(name, name))
-        spelled = [_spelling(token, vocabulary) for token in tokens]
+        spelled = [spelling(token, vocabulary) for token in tokens]
         if not tokens or None in spelled:
             missing[name] = [token for token, word in zip(tokens, spelled, strict=True) if word is None]
             continue
@@ -136,7 +146,8 @@ def prepare_words(words_CW: np.ndarray, seen_C: np.ndarray, form: Literal["centr
     return shifted / np.where(length > 0, length, 1.0)
 
 
-def _spelling(token: str, vocabulary: Vocabulary) -> str | None:
+def spelling(token: str, vocabulary: Vocabulary) -> str | None:
+    """The word of the vocabulary for a token: as written, in lower case or capitalised; None where there is none."""
     return next((word for word in (token, token.lower(), token.capitalize()) if word in vocabulary), None)
 
 
