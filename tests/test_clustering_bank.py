@@ -38,6 +38,24 @@ def test_neighbours_are_those_of_an_exact_search():
     torch.testing.assert_close(bank.neighbours(queries, 3), a[torch.from_numpy(expected)])
 
 
+def test_a_search_in_bfloat16_finds_what_an_exact_one_finds(monkeypatch):
+    """Rows on a line of growing angle, so that neighbours are far enough apart for the format's eight bits."""
+    monkeypatch.setattr("vgse.clustering.bank._LARGE", 1)
+    monkeypatch.setattr("vgse.clustering.bank.fast_bf16", lambda device: True)
+    angle = 0.12 * torch.arange(20) + 0.004 * torch.arange(20) ** 2
+    features = torch.cat([angle.cos()[:, None], angle.sin()[:, None], torch.zeros(20, F - 2)], dim=1)
+    a = torch.randn(20, K, generator=torch.Generator().manual_seed(0)).softmax(1)
+    bank = NeighbourBank(64, F, K)
+    bank.push(features, a)
+    assert bank._coarse_MF is not None
+    index = _exact(features.numpy(), features.numpy())[:, 1:3]
+    found, expected = bank.neighbours(features, 2).sort(1).values, a[torch.from_numpy(index)].sort(1).values
+    torch.testing.assert_close(found, expected)
+    copy = NeighbourBank(64, F, K)
+    copy.load_state_dict(bank.state_dict())
+    torch.testing.assert_close(copy.neighbours(features, 2), bank.neighbours(features, 2))
+
+
 def test_a_row_is_not_its_own_neighbour():
     features, a = _rows(20)
     bank = NeighbourBank(20, F, K)

@@ -66,20 +66,21 @@ class ClusterNetwork(nn.Module):
 
     def forward(self, inputs: Tensor) -> Outputs:
         """Outputs for features (B, F), or for pixels (B, H, W, 3) uint8 where there is a backbone."""
-        features_BF = self.normalised_features(inputs)
+        return self.heads(inputs if self.backbone is None else self.backbone(inputs))
+
+    def heads(self, features_BF: Tensor) -> Outputs:
+        """Outputs for features (B, F) as the backbone makes them.
+
+        The layers see each row with mean 0 and deviation 1, so that the same learning rate serves backbones of any
+        feature scale. The row's own statistics keep it independent of batch and rank.
+        """
+        features_BF = functional.layer_norm(features_BF.to(self.clusters.weight.dtype), (self.feature_dim,))
         # Probabilities and losses in float32: bfloat16 has too few digits for log(a . a_nb).
         with torch.autocast(features_BF.device.type, enabled=False):
             logits_BK = self.clusters(features_BF)
             a_BK = logits_BK.softmax(dim=1)
             scaled_BK = self.scale * a_BK
             return Outputs(features_BF, logits_BK, a_BK, self.classes(scaled_BK), self.words(scaled_BK))
-
-    def normalised_features(self, inputs: Tensor) -> Tensor:
-        """Features (B, F) as the layers see them: each row with mean 0 and deviation 1, so that the same learning rate
-        serves backbones of any feature scale. The row's own statistics keep it independent of batch and rank.
-        """
-        features_BF = inputs if self.backbone is None else self.backbone(inputs)
-        return functional.layer_norm(features_BF.to(self.clusters.weight.dtype), (self.feature_dim,))
 
     @torch.no_grad()
     def assign(self, inputs: Tensor) -> Tensor:
