@@ -23,9 +23,10 @@ def arms_of(given, **changes):
 
 
 def test_order_and_shapes(given):
-    arms = arms_of(given)
+    assert tuple(arms_of(given)) == tuple(arm for arm in ARMS if arm != "texts")
+    arms = arms_of(given, fused_CD=np.ones((7, 2 * W)))
     assert tuple(arms) == ARMS
-    widths = {"words_raw": W, "words_l2": W, "words_centred": W, "one_hot": S}
+    widths = {"words_raw": W, "words_l2": W, "words_centred": W, "texts": 2 * W, "one_hot": S}
     assert all(arms[name].shape == (7, widths.get(name, K)) and arms[name].dtype == np.float32 for name in arms)
 
 
@@ -58,6 +59,32 @@ def test_random_is_carried_by_r_and_seeded(given):
     np.testing.assert_allclose(first[~SEEN_C], r_US @ first[SEEN_C], rtol=1e-4, atol=1e-6)
 
 
+def test_texts_are_the_fused_knowledge_and_leave_the_word_arms_alone(given):
+    fused_CD = np.random.default_rng(5).normal(size=(7, 9))
+    plain, fused = arms_of(given), arms_of(given, fused_CD=fused_CD)
+    np.testing.assert_allclose(fused.pop("texts"), fused_CD, rtol=1e-6)
+    assert list(fused) == list(plain)
+    for name, arm in plain.items():
+        np.testing.assert_array_equal(fused[name], arm)
+    with pytest.raises(ValueError, match="fused"):
+        arms_of(given, fused_CD=fused_CD[1:])
+
+
+def test_further_random_draws_differ_and_leave_the_first(given):
+    one, three = arms_of(given), arms_of(given, random_draws=3)
+    assert [name for name in three if name.startswith("random")] == ["random", "random-2", "random-3"]
+    assert set(three) - set(one) == {"random-2", "random-3"}
+    for name, arm in one.items():
+        np.testing.assert_array_equal(three[name], arm)
+    for name in ("random-2", "random-3"):
+        assert three[name].shape == one["random"].shape
+        np.testing.assert_allclose(three[name][~SEEN_C], given[1] @ three[name][SEEN_C], rtol=1e-4, atol=1e-6)
+    draws = [three[name][SEEN_C] for name in ("random", "random-2", "random-3")]
+    assert all(np.abs(draws[a] - draws[b]).min() > 0 for a, b in ((0, 1), (0, 2), (1, 2)))
+    with pytest.raises(ValueError, match="random_draws"):
+        arms_of(given, random_draws=0)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_permuted_moves_every_class(given, seed):
     phi_SK, r_US = given[0], given[1]
@@ -71,7 +98,7 @@ def test_permuted_moves_every_class(given, seed):
 
 def test_sparse_relations_give_the_same_arms(given):
     dense, from_sparse = arms_of(given), arms_of(given, r_US=sparse.csr_matrix(given[1]))
-    for name in ARMS:
+    for name in dense:
         np.testing.assert_allclose(dense[name], from_sparse[name], rtol=1e-6)
 
 

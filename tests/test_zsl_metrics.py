@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from vgse.errors import DataError
 from vgse.zsl.features import FeatureMap
-from vgse.zsl.metrics import Figures, harmonic_mean, per_class_accuracy
+from vgse.zsl.metrics import Figures, accuracy_by_class, harmonic_mean, per_class_accuracy, skewness
 from vgse.zsl.scores import TopScores, calibrate, figures, top_scores, zsl_accuracy
 
 
@@ -27,6 +28,29 @@ def test_no_image_of_the_classes_is_an_error():
         per_class_accuracy(np.array([0]), np.array([0]), [1])
     with pytest.raises(ValueError, match="do not match"):
         per_class_accuracy(np.array([0, 1]), np.array([0]), [0])
+
+
+def test_accuracy_by_class_is_in_the_order_asked_for_and_its_mean_is_the_figure():
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, 9, 200), rng.integers(0, 9, 200)
+    classes = [8, 2, 5]
+    found = accuracy_by_class(predicted, labels, classes)
+    assert found.tolist() == [float((predicted[labels == c] == c).mean()) for c in classes]
+    assert found.mean() == pytest.approx(per_class_accuracy(predicted, labels, classes), abs=1e-12)
+    with_empty = accuracy_by_class(predicted, labels, [8, 11])
+    assert with_empty[0] == found[0]
+    assert np.isnan(with_empty[1])
+    with pytest.raises(ValueError, match="do not match"):
+        accuracy_by_class(predicted[1:], labels, classes)
+
+
+@pytest.mark.parametrize("counts", [[1, 2, 3, 40], [0, 0, 0, 0, 9], [5, 4, 5, 1, 0, 7]])
+def test_skewness_is_scipys(counts):
+    assert skewness(np.array(counts)) == pytest.approx(stats.skew(counts), rel=1e-12)
+
+
+def test_skewness_without_spread_is_zero():
+    assert skewness(np.full(6, 3)) == 0.0
 
 
 def test_harmonic_mean():

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from vgse.errors import DataError
 from vgse.zsl.eszsl import EszslStatistics, FeatureSpectrum, solve_eszsl
@@ -11,13 +10,7 @@ from vgse.zsl.sje import train_sje
 N, F, S, K = 200, 12, 7, 5
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Threads cost more than they bring on problems of this size, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

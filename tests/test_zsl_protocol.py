@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+from planted_zsl import TRAIN, UNSEEN, VAL, WIDTH, Planted
 
 from vgse.errors import DataError
-from vgse.zsl.episode import Episode, ImageSet
+from vgse.zsl.episode import ImageSet
 from vgse.zsl.metrics import Figures, harmonic_mean
 from vgse.zsl.prepared import PreparedEpisode, feature_statistics, scaled_embeddings
 from vgse.zsl.protocol import ModelResult, evaluate_arm, evaluate_arms
@@ -20,42 +20,9 @@ SETTINGS = ZslSettings(
     lambdas=(0.01, 1.0),
     sje=SjeSettings(learning_rates=(0.01,), weight_decays=(0.1,), epochs=(2, 5), batch=128),
 )
-TRAIN, VAL, UNSEEN, WIDTH, FEATURES = 24, 6, 10, 12, 40
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Threads cost more than they bring on problems of this size, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Planted:
-    """Images scattered around a linear map of their class's true embedding."""
-
-    def __init__(self, seed=0):
-        rng = np.random.default_rng(seed)
-        self.e_CK = rng.normal(size=(TRAIN + VAL + UNSEEN, WIDTH))
-        self.map_KF = rng.normal(size=(WIDTH, FEATURES)) / np.sqrt(WIDTH)
-        self.rng = rng
-
-    def images(self, rows, per_class):
-        labels_N = np.repeat(np.arange(len(rows)), per_class)
-        x_NF = self.e_CK[rows][labels_N] @ self.map_KF + 0.5 * self.rng.normal(size=(len(labels_N), FEATURES))
-        return x_NF.astype(np.float16), labels_N
-
-    def episode(self, seen, unseen):
-        rows = np.concatenate([seen, unseen])
-        test_unseen = self.images(unseen, 20)
-        return Episode(
-            tuple(f"class_{row}" for row in rows),
-            np.arange(len(rows)) < len(seen),
-            ImageSet(*self.images(seen, 30)),
-            ImageSet(*self.images(seen, 10)),
-            ImageSet(test_unseen[0], test_unseen[1] + len(seen)),
-        )
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +40,9 @@ def test_true_embeddings_win_and_random_ones_reach_chance(problem):
     for seed in range(5):
         rng = np.random.default_rng([7, seed])
         random = [rng.normal(size=(len(e.seen_C), WIDTH)) for e in (choice, final)]
-        draws.append(evaluate_arm(random[0], choice, random[1], final, SETTINGS))
-    good = evaluate_arm(e_CK[: TRAIN + VAL], choice, e_CK, final, SETTINGS)
-    for model in ("eszsl", "sje"):
+        draws.append(evaluate_arm([random[0]], [choice], random[1], final, SETTINGS))
+    good = evaluate_arm([e_CK[: TRAIN + VAL]], [choice], e_CK, final, SETTINGS)
+    for model in ("eszsl", "sje", "prototype"):
         figures = good[model].figures
         assert figures.T1 > 0.85, model
         assert figures.H > 0.6, model
@@ -85,7 +52,7 @@ def test_true_embeddings_win_and_random_ones_reach_chance(problem):
 
 def test_the_calibration_carries_to_the_final_fit(problem):
     e_CK, choice, final = problem
-    figures = evaluate_arm(e_CK[: TRAIN + VAL], choice, e_CK, final, SETTINGS)["eszsl"].figures
+    figures = evaluate_arm([e_CK[: TRAIN + VAL]], [choice], e_CK, final, SETTINGS)["eszsl"].figures
     # Without calibration seen classes win nearly everywhere; the carried constant must bring u and s near each other.
     assert 0.5 < figures.u / figures.s < 2.0
 
@@ -105,8 +72,8 @@ def scrambled(final, what):
 @pytest.mark.parametrize("what", ["labels", "features"])
 def test_scrambled_test_images_change_figures_but_no_choice(problem, what):
     e_CK, choice, final = problem
-    before = evaluate_arm(e_CK[: TRAIN + VAL], choice, e_CK, final, SETTINGS)
-    after = evaluate_arm(e_CK[: TRAIN + VAL], choice, e_CK, scrambled(final, what), SETTINGS)
+    before = evaluate_arm([e_CK[: TRAIN + VAL]], [choice], e_CK, final, SETTINGS)
+    after = evaluate_arm([e_CK[: TRAIN + VAL]], [choice], e_CK, scrambled(final, what), SETTINGS)
     for model in before:
         assert after[model].chosen == before[model].chosen
         assert after[model].figures.T1 < 0.3 < before[model].figures.T1
@@ -117,18 +84,19 @@ def test_prediction_of_an_image_does_not_depend_on_the_other_test_images(problem
     order = np.random.default_rng(0).permutation(len(final.test_unseen))
     images = ImageSet(final.test_unseen.features_NF[order], final.test_unseen.labels_N[order])
     doubled = ImageSet(np.repeat(images.features_NF, 2, axis=0), np.repeat(images.labels_N, 2))
-    before = evaluate_arm(e_CK[: TRAIN + VAL], choice, e_CK, final, SETTINGS)
-    after = evaluate_arm(e_CK[: TRAIN + VAL], choice, e_CK, replace(final, test_unseen=doubled), SETTINGS)
+    before = evaluate_arm([e_CK[: TRAIN + VAL]], [choice], e_CK, final, SETTINGS)
+    after = evaluate_arm([e_CK[: TRAIN + VAL]], [choice], e_CK, replace(final, test_unseen=doubled), SETTINGS)
     for model in before:
         assert after[model].figures.as_dict() == pytest.approx(before[model].figures.as_dict(), abs=1e-9)
 
 
 def test_what_was_chosen_is_told_with_its_unit(problem):
     e_CK, choice, final = problem
-    chosen = evaluate_arm(e_CK[: TRAIN + VAL], choice, e_CK, final, SETTINGS)
+    chosen = evaluate_arm([e_CK[: TRAIN + VAL]], [choice], e_CK, final, SETTINGS)
     assert set(chosen["eszsl"].chosen["T1"]) == {"gamma", "lambda", "on_choice"}
     assert set(chosen["eszsl"].chosen["H"]) == {"gamma", "lambda", "calibration", "on_choice"}
     assert set(chosen["sje"].chosen["H"]) == {"learning_rate", "weight_decay", "epochs", "calibration", "on_choice"}
+    assert set(chosen["prototype"].chosen["H"]) == {"shrinkage", "ridge", "calibration", "on_choice"}
     assert chosen["eszsl"].chosen["T1"]["gamma"] in SETTINGS.gammas
 
 
@@ -145,8 +113,8 @@ def test_scale_of_embeddings_and_features_does_not_matter(problem):
         }
         return replace(episode, **parts)
 
-    once = evaluate_arm(e_CK[: TRAIN + VAL], times(choice, 1), e_CK, times(final, 1), settings)["eszsl"]
-    large = evaluate_arm(16 * e_CK[: TRAIN + VAL], times(choice, 8), 16 * e_CK, times(final, 8), settings)["eszsl"]
+    once = evaluate_arm([e_CK[: TRAIN + VAL]], [times(choice, 1)], e_CK, times(final, 1), settings)["eszsl"]
+    large = evaluate_arm([16 * e_CK[: TRAIN + VAL]], [times(choice, 8)], 16 * e_CK, times(final, 8), settings)["eszsl"]
     assert large.figures.as_dict() == pytest.approx(once.figures.as_dict(), abs=0.01)
     assert large.chosen["T1"]["gamma"] == once.chosen["T1"]["gamma"]
 
@@ -155,8 +123,8 @@ def test_statistics_made_elsewhere_and_small_chunks_give_the_same(problem):
     e_CK, choice, final = problem
     small = replace(SETTINGS, chunk=64, models=("eszsl",))
     prepared = PreparedEpisode(final, small, feature_statistics(final, small))
-    one = evaluate_arm(e_CK[: TRAIN + VAL], choice, e_CK, prepared, small)["eszsl"].figures
-    other = evaluate_arm(e_CK[: TRAIN + VAL], choice, e_CK, final, replace(small, chunk=10_000))["eszsl"].figures
+    one = evaluate_arm([e_CK[: TRAIN + VAL]], [choice], e_CK, prepared, small)["eszsl"].figures
+    other = evaluate_arm([e_CK[: TRAIN + VAL]], [choice], e_CK, final, replace(small, chunk=10_000))["eszsl"].figures
     assert one.as_dict() == pytest.approx(other.as_dict(), abs=0.005)
     with pytest.raises(ValueError, match="statistics of"):
         PreparedEpisode(final, small, feature_statistics(choice, small))
@@ -199,9 +167,9 @@ def test_wrong_settings_and_arms_are_refused(problem):
     with pytest.raises(ValueError, match="gammas"):
         ZslSettings(gammas=())
     with pytest.raises(ValueError, match="differ"):
-        evaluate_arms({"vgse": e_CK}, choice, {"random": e_CK}, final, SETTINGS)
+        evaluate_arms([{"vgse": e_CK}], [choice], {"random": e_CK}, final, SETTINGS)
     with pytest.raises(ValueError, match="do not fit"):
-        evaluate_arm(e_CK, choice, e_CK, final, SETTINGS)
+        evaluate_arm([e_CK], [choice], e_CK, final, SETTINGS)
 
 
 def test_all_arms_share_one_preparation(problem):
@@ -209,7 +177,7 @@ def test_all_arms_share_one_preparation(problem):
     done = []
     arms = {"vgse": e_CK, "shifted": e_CK + 1.0}
     results = evaluate_arms(
-        {name: e[: TRAIN + VAL] for name, e in arms.items()}, choice, arms, final,
+        [{name: e[: TRAIN + VAL] for name, e in arms.items()}], [choice], arms, final,
         replace(SETTINGS, models=("eszsl",)), done.append,
     )  # fmt: skip
     assert done == ["vgse", "shifted"]
@@ -218,7 +186,8 @@ def test_all_arms_share_one_preparation(problem):
 
 
 def result(T1, H):
-    return {"eszsl": ModelResult(Figures(T1, 0.2, 0.6, H), {"T1": {"gamma": 1.0}, "H": {"gamma": 2.0}})}
+    per_class = {"T1": np.array([T1]), "u": np.array([0.2]), "s": np.array([0.6])}
+    return {"eszsl": ModelResult(Figures(T1, 0.2, 0.6, H), {"T1": {"gamma": 1.0}, "H": {"gamma": 2.0}}, per_class, 0.5)}
 
 
 def test_one_split_gives_plain_numbers():

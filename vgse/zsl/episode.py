@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from vgse.errors import DataError
+
+
+class FeatureRows(Protocol):
+    """What is asked of image features: their shape, and rows by slice or integer array."""
+
+    ndim: int
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -14,11 +31,11 @@ class ImageSet:
     """Features of images with their class numbers.
 
     Attributes:
-        features_NF: (N, F) float16, float32 or float64; may be a memory map, rows are read in chunks.
+        features_NF: (N, F) float16, float32 or float64; an array, a memory map, or anything that reads rows on demand.
         labels_N: (N,) int64, row of the episode's class list.
     """
 
-    features_NF: np.ndarray
+    features_NF: FeatureRows
     labels_N: np.ndarray
 
     def __post_init__(self) -> None:

@@ -66,6 +66,33 @@ def per_class_accuracy(predicted_N: np.ndarray, labels_N: np.ndarray, classes: S
     return float(class_weights(labels_N, classes) @ (predicted_N == labels_N))
 
 
+def accuracy_by_class(predicted_N: np.ndarray, labels_N: np.ndarray, classes: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Share of each class's images that are predicted right, float64 in the order of `classes`; nan without images.
+
+    Args:
+        predicted_N, labels_N: class numbers.
+        classes: class numbers whose accuracies are wanted.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    predicted_N, labels_N = np.asarray(predicted_N, np.int64), np.asarray(labels_N, np.int64)
+    if predicted_N.shape != labels_N.shape or labels_N.ndim != 1:
+        raise ValueError(f"{predicted_N.shape} predictions do not match {labels_N.shape} labels")
+    classes = np.asarray(classes, np.int64)
+    length = int(max(classes.max(initial=0), labels_N.max(initial=0))) + 1
+    count = np.bincount(labels_N, minlength=length)[classes]
+    right = np.bincount(labels_N[predicted_N == labels_N], minlength=length)[classes]
+    return np.where(count > 0, right / np.maximum(count, 1), np.nan)
+
+
+def skewness(counts: np.ndarray) -> float:
+    """Third standardised moment m3 / m2^(3/2) (population moments); 0 where all values are equal."""
+    deviations = np.asarray(counts, np.float64) - np.mean(counts)
+    variance = float(np.mean(deviations**2))
+    return float(np.mean(deviations**3)) / variance**1.5 if variance > 0 else 0.0
+
+
 def harmonic_mean(u: float, s: float) -> float:
     """H = 2us / (u + s), and 0 where both are 0."""
     return 2.0 * u * s / (u + s) if u + s > 0 else 0.0

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from vgse.zsl.eszsl import EszslFactors
-from vgse.zsl.prepared import PreparedEpisode
+from vgse.zsl.prepared import Part, PreparedEpisode
+from vgse.zsl.prototype import EmbeddingRidge, cosine_rights
 from vgse.zsl.settings import ZslSettings
 
 Parameters = dict[str, Any]
+# What a fitted model makes of the images of a part: (B, K) float32, in chunks.
+Queries = Callable[[Part], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Fitted models that share their work on the images. The score of image x for class c is x left right_c.
+    """Fitted models that share their work on the images. The score of image x for class c is query(x) right_c.
 
     Attributes:
-        left_FK: what mapped image features are multiplied with.
+        queries: of the images of a part.
         rights: for each setting of the hyperparameters, what all classes look like on that side (C, K).
     """
 
-    left_FK: np.ndarray
+    queries: Queries
     rights: Sequence[tuple[Parameters, np.ndarray]]
+
+    @classmethod
+    def bilinear(
+        cls, prepared: PreparedEpisode, left_FK: np.ndarray, rights: Sequence[tuple[Parameters, np.ndarray]]
+    ) -> Candidates:
+        """Candidates whose queries are mapped features multiplied with `left_FK`."""
+        return cls(partial(_multiplied, prepared, np.asarray(left_FK, np.float32)), rights)
+
+
+def _multiplied(prepared: PreparedEpisode, left_FK: np.ndarray, part: Part) -> Iterator[np.ndarray]:
+    return (x_BF @ left_FK for x_BF in prepared.mapped(part))
 
 
 class ZslModel(Protocol):
@@ -57,7 +72,7 @@ class Eszsl:
         for gamma in dict.fromkeys(parameters["gamma"] for parameters in grid):
             here = [parameters for parameters in grid if parameters["gamma"] == gamma]
             rights = [(parameters, embeddings_CK @ factors.right(parameters["lambda"])) for parameters in here]
-            yield Candidates(factors.left(gamma), rights)
+            yield Candidates.bilinear(prepared, factors.left(gamma), rights)
 
 
 class Sje:
@@ -91,10 +106,34 @@ class Sje:
                 batch=settings.sje.batch,
                 seed=settings.seed,
             ):
-                yield Candidates(prepared.whitening_FP @ v_PK, [(wanted[epochs], embeddings_CK)])
+                left_FK = prepared.whitening_FP @ v_PK
+                yield Candidates.bilinear(prepared, left_FK, [(wanted[epochs], embeddings_CK)])
+
+
+class Prototype:
+    """The whitened-prototype classifier (see `prototype`)."""
+
+    def grid(self, settings: ZslSettings) -> list[Parameters]:
+        """All pairs of shrinkage (of the whitening) and ridge (of the regression)."""
+        return [
+            {"shrinkage": shrinkage, "ridge": ridge}
+            for shrinkage in settings.prototype.shrinkages
+            for ridge in settings.prototype.ridges
+        ]
+
+    def fit(
+        self, prepared: PreparedEpisode, embeddings_CK: np.ndarray, grid: Sequence[Parameters]
+    ) -> Iterator[Candidates]:
+        """One group for each shrinkage; queries do not depend on the embeddings and serve every arm."""
+        regression = EmbeddingRidge(embeddings_CK, prepared.episode.seen_C)
+        for shrinkage in dict.fromkeys(parameters["shrinkage"] for parameters in grid):
+            prototypes_SR = prepared.whitened(shrinkage)[1]
+            here = [parameters for parameters in grid if parameters["shrinkage"] == shrinkage]
+            rights = [(p, cosine_rights(regression, prototypes_SR, p["ridge"])) for p in here]
+            yield Candidates(partial(prepared.unit_queries, shrinkage), rights)
 
 
 def zsl_models(names: Sequence[str]) -> dict[str, ZslModel]:
     """The models of these names, in this order."""
-    known: dict[str, ZslModel] = {"eszsl": Eszsl(), "sje": Sje()}
+    known: dict[str, ZslModel] = {"eszsl": Eszsl(), "sje": Sje(), "prototype": Prototype()}
     return {name: known[name] for name in names}

@@ -1,24 +1,27 @@
-"""The honest protocol: every choice on the choice episode, one look at the final episode.
+"""The honest protocol: every choice on the choice episodes, one look at the final episode.
 
-Hyperparameters are chosen with the train classes as seen and the val classes as pseudo-unseen; the final fit sees
-train and val classes and is scored once. T1 has its own hyperparameters (best T1 on the choice episode); u, s and H
-share theirs (best H there, each candidate with its own best calibration constant), because a fit for telling unseen
-classes apart is seldom the fit for telling them from seen ones.
+Hyperparameters are chosen with some seen classes as seen and others as pseudo-unseen: one choice episode (train
+classes and val classes), or several (folds: class-level cross-validation, each class pseudo-unseen once). The final
+fit sees all seen classes and is scored once. T1 has its own hyperparameters (best T1, the mean over folds); u, s and H
+share theirs (best mean H, each candidate with each fold's own best calibration constant), because a fit for telling
+unseen classes apart is seldom the fit for telling them from seen ones.
+
+`evaluate_arm_as_published` is the field's usual practice instead: every choice on the test set itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vgse.zsl.choosing import Scored, carried_constant, choose, fitted, key, training_margins, try_grid
 from vgse.zsl.episode import Episode
-from vgse.zsl.metrics import Figures
-from vgse.zsl.models import Candidates, Parameters, ZslModel, zsl_models
-from vgse.zsl.prepared import Part, PreparedEpisode, scaled_embeddings
-from vgse.zsl.scores import TopScores, calibrate, figures, top_of_queries, zsl_accuracy
+from vgse.zsl.metrics import Figures, accuracy_by_class, skewness
+from vgse.zsl.models import Parameters, ZslModel, zsl_models
+from vgse.zsl.prepared import PreparedEpisode, scaled_embeddings
+from vgse.zsl.scores import figures, zsl_accuracy
 from vgse.zsl.settings import ZslSettings
 
 
@@ -29,27 +32,23 @@ class ModelResult:
     Attributes:
         figures: on the final episode.
         chosen: hyperparameters for `T1` and for `H` (the latter with `calibration`, in standard deviations of training
-            images' margins above their mean), each with the figure it reached on the choice episode (`on_choice`).
+            images' margins above their mean), each with the figure it reached where it was chosen: `on_choice` (the
+            mean over the choice episodes), or `on_test` if it was chosen as published.
+        per_class: the accuracies that the figures are means of, float64: `T1` and `u` (U,) of the unseen classes,
+            `s` (S,) of the seen classes, each side in the order of the episode's class names.
+        hubness: skewness of N_1, the number of times that each unseen class is predicted where only unseen classes are
+            candidates (Radovanovic et al., "Hubs in space", JMLR 2010); 0 where all are predicted equally often.
     """
 
     figures: Figures
     chosen: dict[str, Parameters]
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """One candidate on one episode's test images."""
-
-    parameters: Parameters
-    left_FK: np.ndarray
-    right_CK: np.ndarray
-    seen: TopScores
-    unseen: TopScores
+    per_class: dict[str, np.ndarray] = field(compare=False)
+    hubness: float
 
 
 def evaluate_arm(
-    embeddings_choice_CK: np.ndarray,
-    choice: Episode | PreparedEpisode,
+    embeddings_choices: Sequence[np.ndarray],
+    choices: Sequence[Episode | PreparedEpisode],
     embeddings_final_CK: np.ndarray,
     final: Episode | PreparedEpisode,
     settings: ZslSettings | None = None,
@@ -57,10 +56,12 @@ def evaluate_arm(
     """Judges one arm's class embeddings in every model of the settings.
 
     Args:
-        embeddings_choice_CK: class embeddings for the classes of `choice`, made without its unseen classes' images.
-        choice: train classes as seen, val classes as pseudo-unseen, and held-out training images as its test_seen.
+        embeddings_choices: for each choice episode, class embeddings (C, K) for its classes, made without its unseen
+            classes' images; widths may differ.
+        choices: the choice episodes: some seen classes as seen, others as pseudo-unseen, and held-out training images
+            of the former as test_seen.
         embeddings_final_CK: class embeddings for the classes of `final`; may have another width.
-        final: train and val classes as seen; its test images meet nothing but the fitted final models.
+        final: all seen classes as seen; its test images meet nothing but the fitted final models.
         settings: of the evaluation. Prepare the episodes with the same settings when judging many arms.
 
     Returns:
@@ -68,47 +69,85 @@ def evaluate_arm(
 
     Raises:
         DataError: embeddings or features that cannot be used.
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or no choice episode.
     """
+    if not choices or len(embeddings_choices) != len(choices):
+        raise ValueError(f"{len(embeddings_choices)} class embeddings for {len(choices)} choice episodes")
     settings = settings or ZslSettings()
-    prepared_choice, prepared_final = _prepared(choice, settings), _prepared(final, settings)
-    scaled_choice = _scaled(embeddings_choice_CK, prepared_choice, settings)
+    prepared = [_prepared(choice, settings) for choice in choices]
+    scaled = [_scaled(e_CK, choice, settings) for e_CK, choice in zip(embeddings_choices, prepared, strict=True)]
+    prepared_final = _prepared(final, settings)
     scaled_final = _scaled(embeddings_final_CK, prepared_final, settings)
     return {
-        name: _evaluate_model(model, scaled_choice, prepared_choice, scaled_final, prepared_final, settings)
+        name: _evaluate_model(model, scaled, prepared, scaled_final, prepared_final, settings)
         for name, model in zsl_models(settings.models).items()
     }
 
 
 def evaluate_arms(
-    arms_choice: Mapping[str, np.ndarray],
-    choice: Episode | PreparedEpisode,
+    arms_choice: Sequence[Mapping[str, np.ndarray]],
+    choices: Sequence[Episode | PreparedEpisode],
     arms_final: Mapping[str, np.ndarray],
     final: Episode | PreparedEpisode,
     settings: ZslSettings | None = None,
     on_arm: Callable[[str], None] | None = None,
 ) -> dict[str, dict[str, ModelResult]]:
-    """`evaluate_arm` for every arm that both mappings hold, the work on the images shared.
+    """`evaluate_arm` for every arm, the work on the images shared.
 
     Args:
-        arms_choice, arms_final: class embeddings by arm, as `controls.build_arms` makes them for either episode.
-        choice, final: the episodes.
+        arms_choice: for each choice episode, class embeddings by arm, as `controls.build_arms` makes them.
+        choices: the choice episodes.
+        arms_final: class embeddings by arm for the final episode.
+        final: the final episode.
         settings: of the evaluation.
         on_arm: called with the name of every finished arm.
 
     Raises:
-        ValueError: the mappings hold different arms.
+        ValueError: the mappings hold different arms, or there are not as many as choice episodes.
     """
-    if set(arms_choice) != set(arms_final):
-        raise ValueError(f"arms of choice and final differ: {sorted(set(arms_choice) ^ set(arms_final))}")
+    for arms in arms_choice:
+        if set(arms) != set(arms_final):
+            raise ValueError(f"arms of choice and final differ: {sorted(set(arms) ^ set(arms_final))}")
     settings = settings or ZslSettings()
-    prepared_choice, prepared_final = _prepared(choice, settings), _prepared(final, settings)
+    prepared, prepared_final = [_prepared(choice, settings) for choice in choices], _prepared(final, settings)
     results = {}
-    for arm in arms_final:
-        results[arm] = evaluate_arm(arms_choice[arm], prepared_choice, arms_final[arm], prepared_final, settings)
+    for arm, embeddings_final_CK in arms_final.items():
+        embeddings = [arms[arm] for arms in arms_choice]
+        results[arm] = evaluate_arm(embeddings, prepared, embeddings_final_CK, prepared_final, settings)
         if on_arm is not None:
             on_arm(arm)
     return results
+
+
+def evaluate_arm_as_published(
+    embeddings_final_CK: np.ndarray, final: Episode | PreparedEpisode, settings: ZslSettings | None = None
+) -> dict[str, ModelResult]:
+    """Judges one arm with every choice made on the test set, for comparison with published tables only.
+
+    Hyperparameters, SJE's epochs (every one up to the most of the settings) and the calibration constant are those with
+    the best figure on the final episode's test images, as released evaluation programs do. Such figures are upper
+    bounds of what can be reached without looking.
+
+    Args:
+        embeddings_final_CK: class embeddings (C, K) for the classes of `final`.
+        final: all seen classes as seen.
+        settings: of the evaluation.
+
+    Returns:
+        A `ModelResult` for each model's name; `chosen` holds `on_test` in place of `on_choice`.
+
+    Raises:
+        DataError: embeddings or features that cannot be used.
+        ValueError: shapes that do not fit.
+    """
+    settings = settings or ZslSettings()
+    prepared = _prepared(final, settings)
+    scaled_CK = _scaled(embeddings_final_CK, prepared, settings)
+    every_epoch = tuple(range(1, max(settings.sje.epochs) + 1))
+    grids = replace(settings, sje=replace(settings.sje, epochs=every_epoch))
+    return {
+        name: _as_published(model, scaled_CK, prepared, grids) for name, model in zsl_models(settings.models).items()
+    }
 
 
 def _prepared(episode: Episode | PreparedEpisode, settings: ZslSettings) -> PreparedEpisode:
@@ -124,84 +163,52 @@ def _scaled(embeddings_CK: np.ndarray, prepared: PreparedEpisode, settings: ZslS
 
 def _evaluate_model(
     model: ZslModel,
-    embeddings_choice_CK: np.ndarray,
-    choice: PreparedEpisode,
+    embeddings_choices: Sequence[np.ndarray],
+    choices: Sequence[PreparedEpisode],
     embeddings_final_CK: np.ndarray,
     final: PreparedEpisode,
     settings: ZslSettings,
 ) -> ModelResult:
-    for_T1, for_H, calibration = choose(model, embeddings_choice_CK, choice, settings)
+    choice = choose(model, embeddings_choices, choices, settings)
     # Equal hyperparameters are fitted once; at most two fits meet the test images.
-    wanted = [_only_parameters(model, settings, chosen) for chosen in (for_T1, for_H)]
+    wanted = [choice.for_T1, choice.for_H]
     grid = wanted if wanted[0] != wanted[1] else wanted[:1]
-    scored = [s for group in model.fit(final, embeddings_final_CK, grid) for s in _scored(group, final)]
+    scored = list(fitted(model, embeddings_final_CK, final, grid))
     at_T1, at_H = (next(s for s in scored if s.parameters == parameters) for parameters in wanted)
-    labels = final.episode.test_seen.labels_N, final.episode.test_unseen.labels_N
     middle, spread = training_margins(at_H, final)
-    gzsl = figures(at_H.seen, labels[0], at_H.unseen, labels[1], middle + calibration * spread)
-    T1 = zsl_accuracy(at_T1.unseen, labels[1])
-    return ModelResult(Figures(T1, gzsl.u, gzsl.s, gzsl.H), {"T1": for_T1, "H": for_H})
+    chosen = {
+        "T1": {**choice.for_T1, "on_choice": choice.T1},
+        "H": {**choice.for_H, "calibration": choice.calibration, "on_choice": choice.H},
+    }
+    return _result(at_T1, at_H, middle + choice.calibration * spread, final.episode, chosen)
 
 
-def choose(
-    model: ZslModel, embeddings_CK: np.ndarray, choice: PreparedEpisode, settings: ZslSettings
-) -> tuple[Parameters, Parameters, float]:
-    """The hyperparameters with the best T1 and those with the best H on the choice episode, first come first served.
-
-    Returns:
-        Parameters for T1, parameters for H (both with `on_choice`), and the calibration constant as it carries over: in
-        standard deviations of training images' margins above their mean.
-    """
-    seen_labels, unseen_labels = choice.episode.test_seen.labels_N, choice.episode.test_unseen.labels_N
-    best_T1: Parameters = {}
-    best_H: tuple[_Scored, float] | None = None
-    top_T1 = top_H = -1.0
-    for group in model.fit(choice, embeddings_CK, model.grid(settings)):
-        for candidate in _scored(group, choice):
-            constant = calibrate(candidate.seen, seen_labels, candidate.unseen, unseen_labels)
-            reached = figures(candidate.seen, seen_labels, candidate.unseen, unseen_labels, constant)
-            accuracy, harmonic = reached.T1, reached.H
-            if accuracy > top_T1:
-                top_T1, best_T1 = accuracy, {**candidate.parameters, "on_choice": accuracy}
-            if harmonic > top_H:
-                top_H, best_H = harmonic, (candidate, constant)
-    assert best_H is not None
-    middle, spread = training_margins(best_H[0], choice)
-    calibration = (best_H[1] - middle) / spread if spread > 0 else 0.0
-    return best_T1, {**best_H[0].parameters, "calibration": calibration, "on_choice": top_H}, calibration
+def _as_published(
+    model: ZslModel, embeddings_CK: np.ndarray, final: PreparedEpisode, settings: ZslSettings
+) -> ModelResult:
+    tried = try_grid(model, embeddings_CK, final, model.grid(settings))
+    at_T1, at_H = key(tried.best_T1.parameters), key(tried.best_H.parameters)
+    constant = tried.constant[at_H]
+    calibration = carried_constant(constant, tried.best_H, final)
+    chosen = {
+        "T1": {**tried.best_T1.parameters, "on_test": tried.T1[at_T1]},
+        "H": {**tried.best_H.parameters, "calibration": calibration, "on_test": tried.H[at_H]},
+    }
+    return _result(tried.best_T1, tried.best_H, constant, final.episode, chosen)
 
 
-def training_margins(scored: _Scored, prepared: PreparedEpisode) -> tuple[float, float]:
-    """Mean and standard deviation of training images' margins: the scale on which a calibration constant carries over.
-
-    A margin (best seen minus best unseen score) grows and shrinks with the number of classes, the ridge and the scale
-    of the embeddings, so a constant in absolute terms means little in another fit. Training images, which every fit
-    has, show where its margins lie and how far they spread, and need no test image. On CIFAR-100 (means over two
-    class splits) the constant so carried lost 0.0 to 0.2 points of H against the best in hindsight; scaled by the
-    deviation alone it lost 0.5 to 0.7, left as it was 1.6 to 6.5.
-    """
-    (top,) = _top("train", scored.left_FK, [scored.right_CK], prepared)
-    return float(top.margins.mean()), float(top.margins.std())
-
-
-def _only_parameters(model: ZslModel, settings: ZslSettings, chosen: dict[str, Any]) -> Parameters:
-    return {name: chosen[name] for name in model.grid(settings)[0]}
-
-
-def _scored(group: Candidates, prepared: PreparedEpisode) -> Iterator[_Scored]:
-    """Every model of a group on the test images."""
-    left_FK = np.asarray(group.left_FK, np.float32)
-    rights = [np.asarray(right_CK, np.float32) for _, right_CK in group.rights]
-    seen, unseen = _top("test_seen", left_FK, rights, prepared), _top("test_unseen", left_FK, rights, prepared)
-    for number, (parameters, _) in enumerate(group.rights):
-        yield _Scored(parameters, left_FK, rights[number], seen[number], unseen[number])
-
-
-def _top(part: Part, left_FK: np.ndarray, rights: list[np.ndarray], prepared: PreparedEpisode) -> list[TopScores]:
-    """Top scores of a part's images for every right side; each image is multiplied with the left side once."""
-    found: list[list[TopScores]] = [[] for _ in rights]
-    for x_BF in prepared.mapped(part):
-        queries_BK = x_BF @ left_FK
-        for batches, right_CK in zip(found, rights, strict=True):
-            batches.append(top_of_queries(queries_BK, right_CK, prepared.episode.seen_C))
-    return [TopScores.joined(batches) for batches in found]
+def _result(
+    at_T1: Scored, at_H: Scored, constant: float, episode: Episode, chosen: dict[str, Parameters]
+) -> ModelResult:
+    """Figures of the final candidates, with the classes behind them."""
+    seen_labels, unseen_labels = episode.test_seen.labels_N, episode.test_unseen.labels_N
+    seen, unseen = np.flatnonzero(episode.seen_C), np.flatnonzero(~episode.seen_C)
+    gzsl = figures(at_H.seen, seen_labels, at_H.unseen, unseen_labels, constant)
+    T1 = zsl_accuracy(at_T1.unseen, unseen_labels)
+    per_class = {
+        "T1": accuracy_by_class(at_T1.unseen.best_unseen, unseen_labels, unseen),
+        "u": accuracy_by_class(at_H.unseen.predicted(constant), unseen_labels, unseen),
+        "s": accuracy_by_class(at_H.seen.predicted(constant), seen_labels, seen),
+    }
+    predictions_U = np.bincount(at_T1.unseen.best_unseen, minlength=len(episode.seen_C))[unseen]
+    return ModelResult(Figures(T1, gzsl.u, gzsl.s, gzsl.H), chosen, per_class, skewness(predictions_U))

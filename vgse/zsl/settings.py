@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-MODELS = ("eszsl", "sje")
+MODELS = ("eszsl", "sje", "prototype")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,20 @@ class SjeSettings:
 
 
 @dataclass(frozen=True)
+class PrototypeSettings:
+    """The grid of the whitened-prototype classifier.
+
+    Attributes:
+        shrinkages: lam of the whitening, in units of trace(Sigma_within) / F.
+        ridges: of the regression of prototypes on embeddings, in units of trace(E E^T) / S. A tiny one lets embeddings
+            with S independent dimensions hand on nothing but the relation.
+    """
+
+    shrinkages: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
+    ridges: tuple[float, ...] = (1e-4, 1e-2, 1e-1, 1.0, 10.0)
+
+
+@dataclass(frozen=True)
 class ZslSettings:
     """How class embeddings are judged.
 
@@ -41,6 +55,7 @@ class ZslSettings:
         gammas: ESZSL's ridge on features, in units of trace(X^T X) / F.
         lambdas: ESZSL's ridge on embeddings, in units of trace(S^T S) / K.
         sje: SJE's settings.
+        prototype: the whitened-prototype classifier's settings.
         l2_features: rows of features are L2-normalised.
         centre_features: the mean of the training images is subtracted (after the normalisation).
         centre_embeddings: the mean of the seen classes' embeddings is subtracted from all.
@@ -53,6 +68,7 @@ class ZslSettings:
     gammas: tuple[float, ...] = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
     lambdas: tuple[float, ...] = tuple(10.0**e for e in range(-3, 4))
     sje: SjeSettings = field(default_factory=SjeSettings)
+    prototype: PrototypeSettings = field(default_factory=PrototypeSettings)
     l2_features: bool = True
     centre_features: bool = True
     centre_embeddings: bool = True
@@ -67,6 +83,7 @@ class ZslSettings:
         grids = {"gammas": self.gammas, "lambdas": self.lambdas, "sje.learning_rates": self.sje.learning_rates}
         grids |= {"sje.epochs": self.sje.epochs, "sje.batch": (self.sje.batch,), "chunk": (self.chunk,)}
         grids |= {"sje.dimensions": (self.sje.dimensions,), "sje.whitening": (self.sje.whitening,)}
+        grids |= {"prototype.shrinkages": self.prototype.shrinkages, "prototype.ridges": self.prototype.ridges}
         for name, values in grids.items():
             if not values or min(values) <= 0:
                 raise ValueError(f"{name} must be positive and not empty, not {values}")
