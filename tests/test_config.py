@@ -6,8 +6,9 @@ import sys
 import pytest
 import yaml
 
-from vgse.config import Config, config_warnings
+from vgse.config import Config
 from vgse.config_loading import apply_overrides, field_paths, fingerprint, load_config, parse_config
+from vgse.config_warnings import config_warnings
 from vgse.errors import ConfigError
 
 MINIMAL = {"run": "r", "data": {"images": "i", "classes": "c", "word_vectors": "w"}}

@@ -8,10 +8,11 @@ import pytest
 WITHOUT_RAY = ["vgse.config", "vgse.config_loading", "vgse.errors", "vgse.storage", "vgse.receipts", "vgse.cli",
                "vgse.data.manifest", "vgse.data.splits", "vgse.data.words", "vgse.data.demo_images", "vgse.patches",
                "vgse.clustering.training", "vgse.clustering.backbones", "vgse.relation", "vgse.zsl.protocol",
-               "vgse.zsl.table"]  # fmt: skip
+               "vgse.zsl.table", "vgse.zsl.standalone", "vgse.data.knowledge"]  # fmt: skip
 WITHOUT_TORCH = [
     "vgse.relation",
     "vgse.data.splits",
+    "vgse.data.knowledge",
     "vgse.zsl.metrics",
     "vgse.config_loading",
     "vgse.patches",

@@ -10,7 +10,7 @@ from vgse.receipts import STAGES, Inputs, Receipt, Receipts, stage_fingerprints
 from vgse.storage import Storage
 
 MINIMAL = {"run": "r", "data": {"images": "i", "classes": "c", "word_vectors": "w"}}
-INPUTS = Inputs(data="d", split="s", splits="ss", words="w")
+INPUTS = Inputs(data="d", split="s", splits="ss", words="w", knowledge="k")
 
 
 def fingerprints(inputs=INPUTS, **sections):
@@ -38,9 +38,14 @@ def from_(stage):
         ({"cluster": {"num_clusters": 50}}, "cluster"),
         ({"cluster": {"epochs": 3}}, "cluster"),
         ({"evaluate": {"choice_held_out": 0.3}}, "cluster"),
+        ({"evaluate": {"folds": 3}}, "cluster"),
+        ({"seeds": 2}, "cluster"),
+        ({"knowledge": {"weights": {"gloss": 0.5}}}, "relate"),
         ({"relate": {"alpha": -0.05}}, "relate"),
         ({"relate": {"ridge": 0.1}}, "relate"),
         ({"evaluate": {"models": ["eszsl"]}}, "evaluate"),
+        ({"evaluate": {"random_draws": 5}}, "evaluate"),
+        ({"evaluate": {"protocol": "as_published"}}, "evaluate"),
     ],
 )
 def test_a_changed_setting_reaches_its_stage_and_all_after_it(sections, first):
@@ -61,7 +66,14 @@ def test_how_and_where_a_run_is_done_changes_nothing(sections):
     assert changed(**sections) == []
 
 
-@pytest.mark.parametrize(("name", "first"), [("data", "crop"), ("splits", "encode"), ("words", "cluster")])
+@pytest.mark.parametrize("evaluate", [{"features": "whole"}, {"input_size": 192}])
+def test_what_the_evaluation_sees_of_images_trains_nothing_anew(evaluate):
+    assert changed(evaluate=evaluate) == ["encode", "embed", "relate", "evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("data", "crop"), ("splits", "encode"), ("words", "cluster"), ("knowledge", "relate")]
+)
 def test_changed_inputs_reach_who_reads_them(name, first):
     inputs = Inputs(**{**vars(INPUTS), name: "other"})
     assert changed(inputs) == from_(first)

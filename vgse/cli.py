@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vgse import __version__
-from vgse.config import Config, config_warnings
+from vgse.config import Config
 from vgse.config_loading import load_config
+from vgse.config_warnings import config_warnings
 from vgse.errors import UserError, VgseError
 from vgse.receipts import STAGES
 
@@ -24,7 +25,7 @@ _COMMANDS = {
     "cluster": "train the patch-clustering network",
     "embed": "class embeddings of the seen classes",
     "relate": "class embeddings of the unseen classes",
-    "evaluate": "zero-shot and generalised zero-shot figures, with controls",
+    "evaluate": "zero-shot and generalised zero-shot figures, with controls; also of anyone's files (--features ...)",
     "check": "read and check everything a run needs, without running it",
     "status": "what a run directory holds, and proof that every image is accounted for",
     "demo": "the whole way on a small embedded data set, no download",
@@ -33,6 +34,8 @@ _EPILOG = """\
 vgse run CONFIG.yaml                          run or continue
 vgse run CONFIG.yaml --relate.alpha -0.05     with a setting changed (re-runs what it touches, and only that)
 vgse run CONFIG.yaml --help                   every setting with its meaning
+vgse evaluate --features res101.mat --splits att_splits.mat --embeddings mine.npz
+                                              anyone's embeddings, judged the same way
 """
 
 
@@ -81,7 +84,11 @@ def _dispatch(arguments: list[str]) -> None:
     if command not in _COMMANDS:
         parser.parse_args(arguments)
     rest = arguments[1:]
-    if command == "demo":
+    if command == "evaluate" and rest and rest[0].startswith("--") and rest[0] != "--help":
+        from vgse.zsl.standalone import standalone_main
+
+        standalone_main(rest)
+    elif command == "demo":
         _demo(rest)
     elif command == "status":
         _status(rest)
@@ -116,6 +123,8 @@ def run(config: Config, stages: Sequence[str]) -> None:
     for sentence in config_warnings(config):
         print(f"warning: {sentence}", file=sys.stderr)
     plan = make_plan(config)
+    for sentence in plan.warnings():
+        print(f"warning: {sentence}", file=sys.stderr)
     print(f"run directory: {plan.run}", flush=True)
     run_stages(plan, stages)
     if "evaluate" in stages:

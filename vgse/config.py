@@ -68,6 +68,39 @@ class DataConfig(Section):
     """Use at most this many images of each class (and as many test images), chosen the same way every time."""
 
 
+class KnowledgeConfig(Section):
+    """What classes are known by: every source gives one vector per class, and the relation is found on all of them."""
+
+    names: bool = True
+    """Word vectors of the class names."""
+    texts: str | None = None
+    """JSONL, CSV or Parquet file with `class_name` and columns of text; each column is a source of its own."""
+    text_fields: tuple[str, ...] = ()
+    """Columns of `texts` to use (default: synonyms, gloss, description, document, hypernyms, those that it has)."""
+    wordnet: str | None = None
+    """Folder of a WordNet dictionary (data.noun, index.noun, ...); gives synonyms, gloss, hypernyms (vgse[wordnet])."""
+    wordnet_senses: str | None = None
+    """YAML file of class names to n07739125 or apple.n.01, for names whose first noun sense is not the one meant."""
+    taxonomy: str | None = None
+    """CSV with the columns child and parent, or `texts` or `wordnet` for the hypernyms found there; one coordinate per
+    ancestor, weighted by information content."""
+    vectors: str | None = None
+    """Your own class vectors, e.g. a text encoder's: .npz (`class_names`, `vectors`), .csv or .parquet."""
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Weights of sources by name, e.g. {gloss: 0.5}; all others weigh 1."""
+    sif: float = Field(default=1e-3, ge=0)
+    """a of the weights a / (a + p(word)) of the words in a text; 0 weighs all words alike."""
+
+    @model_validator(mode="after")
+    def _some_source(self) -> KnowledgeConfig:
+        if not (self.names or self.texts or self.wordnet or self.taxonomy or self.vectors):
+            raise ValueError("names is false and no other source is given; classes must be known by something")
+        for kind in ("texts", "wordnet"):
+            if self.taxonomy == kind and not getattr(self, kind):
+                raise ValueError(f"taxonomy is {kind}, but knowledge.{kind} is not given")
+        return self
+
+
 class CropConfig(Section):
     """How images become patches."""
 
@@ -143,27 +176,44 @@ class ClusterConfig(Section):
 class RelateConfig(Section):
     """How unseen classes are expressed through seen ones."""
 
-    method: Literal["simplex", "weighted_average"] = "simplex"
-    """The constrained least-squares problem of the paper (SMO), or its weighted average of nearest classes."""
+    method: Literal["simplex", "weighted_average", "kernel_ridge", "mean"] = "simplex"
+    """The constrained least-squares problem of the paper (SMO), its weighted average of nearest classes, kernel ridge
+    regression, or the mean of all three over the fused knowledge and over every source by itself."""
     alpha: float = Field(default=0.0, ge=-1, le=0)
     """Lower bound of every coefficient r_i, between -1 and 0."""
     ridge: float = Field(default=0.5, ge=0)
-    """Weight of (ridge/2) ||r||^2, in units of the word vectors as `words` makes them."""
+    """Weight of (ridge/2) ||r||^2, in units of the class vectors as `words` makes them."""
     words: Literal["centred", "l2", "raw"] = "centred"
-    """Word vectors minus the seen mean and L2-normalised, only L2-normalised, or as they are."""
+    """Vectors of each source minus the seen mean and L2-normalised, only L2-normalised, or as they are."""
     neighbours: int = Field(default=5, ge=1)
     """Nearest seen classes in the weighted average (N_b)."""
     eta: float = Field(default=5.0, gt=0)
     """Sharpness of the weighted average, weights exp(-eta d)."""
+    kernel_ridge: float = Field(default=0.1, gt=0)
+    """Ridge of the kernel regression, in units of the kernel's diagonal."""
 
 
 class EvaluateConfig(Section):
     """How the embeddings are judged. Choices are made on the val classes only."""
 
-    models: tuple[Literal["eszsl", "sje"], ...] = ("eszsl", "sje")
-    """Zero-shot models: ESZSL (closed form) and SJE (bilinear, softmax cross-entropy)."""
+    models: tuple[Literal["eszsl", "sje", "prototype"], ...] = Field(
+        default=("eszsl", "sje", "prototype"), min_length=1
+    )
+    """Zero-shot models: ESZSL (closed form), SJE (bilinear, softmax cross-entropy) and whitened image prototypes."""
+    features: Literal["both", "whole", "patches"] = "both"
+    """Image features: of the whole image, the mean of its patches', or both joined."""
+    input_size: int | None = Field(default=None, ge=16)
+    """Side in pixels at which images are encoded for the evaluation (default: encode.input_size); frozen mode only."""
+    folds: int = Field(default=1, ge=1)
+    """Class-level cross-validation on the seen classes: 1 uses `val` as the pseudo-unseen classes, each further fold
+    other classes out of `train` (and trains a network of its own, unless cluster.validation_fit is false)."""
     choice_held_out: float = Field(default=0.2, gt=0, lt=1)
     """Share of the training images kept aside as seen test images while choices are made."""
+    random_draws: int = Field(default=1, ge=1)
+    """Draws of the random arm, whose mean is reported."""
+    protocol: Literal["honest", "as_published"] = "honest"
+    """as_published chooses hyperparameters, epochs and calibration on the test set, as the released evaluation does:
+    for comparison with published tables only, and labelled so."""
 
 
 class ResourcesConfig(Section):
@@ -186,8 +236,12 @@ class Config(Section):
     """Images, classes and word vectors."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything drawn at random."""
+    seeds: int = Field(default=1, ge=1)
+    """Number of seeds: every class split is trained and judged with `seed`, `seed` + 1, ..."""
     storage: StorageConfig = StorageConfig()
     """Access to s3:// locations."""
+    knowledge: KnowledgeConfig = KnowledgeConfig()
+    """What classes are known by."""
     crop: CropConfig = CropConfig()
     """Images to patches."""
     encode: EncodeConfig = EncodeConfig()
@@ -213,19 +267,3 @@ class Config(Section):
     def public_dict(self) -> dict[str, Any]:
         """The configuration as plain data, without the storage section's credentials."""
         return self.model_dump(mode="json", exclude={"storage": {"key", "secret", "token"}})
-
-
-def config_warnings(config: Config) -> list[str]:
-    """Sentences about settings that are allowed but ignored or unwise."""
-    said = []
-    if config.cluster.num_clusters < 20:
-        said.append(
-            f"cluster.num_clusters = {config.cluster.num_clusters}: fewer than 20 clusters say little about classes"
-        )
-    if config.encode.weights == "none" and config.encode.backbone != "tiny":
-        said.append(f"encode.weights = none: {config.encode.backbone} starts from random weights")
-    if config.relate.method == "weighted_average" and config.relate.alpha != 0:
-        said.append("relate.alpha is ignored by relate.method weighted_average")
-    if config.cluster.bank_size < config.cluster.neighbours:
-        said.append("cluster.bank_size is smaller than cluster.neighbours: only the bank's rows serve as neighbours")
-    return said

@@ -22,31 +22,37 @@ from vgse.storage import Storage, join
 
 STAGES = ("crop", "encode", "cluster", "embed", "relate", "evaluate")
 
-# What a stage reads from others. `data` is the manifest, `splits` the class splits, `words` the classes' word vectors.
+# What a stage reads from others. `data` is the manifest, `splits` the class splits, `words` the word vectors of the
+# class names, `knowledge` all that classes are known by. `patch_features` and `image_features` are the two parts of
+# encode: one for training, one for the evaluation, so that a change to either leaves the other's readers alone.
 _READS: Mapping[str, tuple[str, ...]] = {
     "crop": ("data",),
-    "encode": ("crop", "splits"),
-    "cluster": ("encode", "words"),
-    "embed": ("cluster",),
-    "relate": ("embed",),
+    "patch_features": ("crop", "splits"),
+    "image_features": ("crop",),
+    "encode": ("patch_features", "image_features"),
+    "cluster": ("patch_features", "words"),
+    "embed": ("cluster", "image_features"),
+    "relate": ("embed", "knowledge"),
     "evaluate": ("relate",),
 }
 
 # Raised when the code of a stage changes what it writes, so that older results are not taken for its own.
-_VERSIONS: Mapping[str, int] = dict.fromkeys(STAGES, 1)
+_VERSIONS: Mapping[str, int] = dict.fromkeys(_READS, 1)
 
 # Settings that change how a stage runs but not what it writes.
-_WITHOUT_EFFECT = {"encode": {"batch_size"}, "cluster": {"max_failures", "checkpoint_every"}}
+_WITHOUT_EFFECT = {"cluster": {"max_failures", "checkpoint_every"}}
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Digests of what a run starts from: its images, its first class split, all its class splits, its words."""
+    """Digests of what a run starts from: its images, its first class split, all its class splits, the word vectors of
+    its class names, all that its classes are known by."""
 
     data: str
     split: str
     splits: str
     words: str
+    knowledge: str
 
 
 @dataclass(frozen=True)
@@ -70,27 +76,47 @@ class Receipt:
 
 
 def stage_settings(config: Config, stage: str) -> dict[str, Any]:
-    """The settings that decide what `stage` writes."""
-    if stage == "embed":
-        return {}
+    """The settings that decide what `stage` (or a part of encode) writes."""
+    finetune = config.cluster.mode == "finetune"
+    if stage in _SETTINGS_ELSEWHERE:
+        return _SETTINGS_ELSEWHERE[stage](config, finetune)
     section = getattr(config, stage).model_dump(mode="json", exclude=_WITHOUT_EFFECT.get(stage, set()))
     if stage == "evaluate":
-        return {**section, "seed": config.seed}
-    if stage == "encode":
-        # The share of training images kept aside for choices does not change features, only who uses them.
-        return {**section, "finetune": config.cluster.mode == "finetune"}
+        return {**section, "seed": config.seed, "seeds": config.seeds}
+    if stage == "relate":
+        return {**section, "weights": config.knowledge.weights}
     if stage == "cluster":
-        return {**section, "seed": config.seed, "choice_held_out": config.evaluate.choice_held_out}
+        folds = {"folds"} if config.cluster.validation_fit else set()
+        evaluate = config.evaluate.model_dump(mode="json", include={"choice_held_out", *folds})
+        return {**section, **evaluate, "seed": config.seed, "seeds": config.seeds}
     return section
 
 
+def _patch_features(config: Config, finetune: bool) -> dict[str, Any]:
+    return {**config.encode.model_dump(mode="json", exclude={"batch_size"}), "finetune": finetune}
+
+
+def _image_features(config: Config, finetune: bool) -> dict[str, Any]:
+    size = config.encode.input_size if finetune else config.evaluate.input_size or config.encode.input_size
+    backbone = config.encode.model_dump(mode="json", include={"backbone", "weights"})
+    return {**backbone, "input_size": size, "features": config.evaluate.features, "finetune": finetune}
+
+
+_SETTINGS_ELSEWHERE = {
+    "encode": lambda config, finetune: {},
+    "patch_features": _patch_features,
+    "image_features": _image_features,
+    "embed": lambda config, finetune: {},
+}
+
+
 def stage_fingerprints(config: Config, inputs: Inputs) -> dict[str, str]:
-    """The fingerprint every stage would have with this configuration on these inputs."""
+    """The fingerprint every stage, and each part of encode, would have with this configuration on these inputs."""
     known = asdict(inputs)
-    for stage in STAGES:
-        reads = {name: known[name] for name in _READS[stage]}
-        known[stage] = fingerprint({"settings": stage_settings(config, stage), "reads": reads, "v": _VERSIONS[stage]})
-    return {stage: known[stage] for stage in STAGES}
+    for stage, reads in _READS.items():
+        content = {"settings": stage_settings(config, stage), "reads": {name: known[name] for name in reads}}
+        known[stage] = fingerprint({**content, "v": _VERSIONS[stage]})
+    return {stage: known[stage] for stage in _READS}
 
 
 class Receipts:
@@ -149,6 +175,10 @@ class Receipts:
                 f"run: {self._folder.rsplit('/', 1)[0]} holds results of {' and '.join(differing)}",
                 "give `run` another directory, or remove this one",
             )
+
+    def forget_inputs(self) -> None:
+        """Unties the run directory from its inputs until they are written anew."""
+        self._storage.remove_tree(join(self._folder, "inputs.json"))
 
     def write_inputs(self, inputs: Inputs, sources: Mapping[str, str]) -> None:
         """Ties the run directory to its inputs. `sources` are digests of where they were read from."""

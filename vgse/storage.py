@@ -148,6 +148,14 @@ class Storage:
             if found[name]["type"] == "file" and not name.endswith("/"):
                 yield FileInfo(_with_protocol(uri, name), int(found[name]["size"] or 0))
 
+    def stamp(self, uri: str) -> str:
+        """What changes when the file does (size and time, or the store's tag); empty where there is no file."""
+        if not self.exists(uri):
+            return ""
+        with _explained(uri):
+            fs, path = self._open_fs(uri)
+            return str(fs.ukey(path))
+
     def local_copy(self, uri: str) -> Path:
         """A local path with the file's content: the file itself, or a download kept for this machine's next use."""
         if protocol(uri) == "file":

@@ -75,20 +75,28 @@ def status(target, capsys):
 # ---- what a run leaves
 def test_evaluation_keeps_its_contract(finished):
     evaluation = json.loads((finished.folder / "evaluation.json").read_text())
-    assert set(evaluation["arms"]) == set(ARMS)
+    assert set(evaluation["arms"]) == set(ARMS) - {"texts"}
     for arm, models in evaluation["arms"].items():
-        assert set(models) == {"eszsl", "sje"}, arm
+        assert set(models) == {"eszsl", "sje", "prototype"}, arm
         for figures in models.values():
             assert set(figures) == {"T1", "u", "s", "H"}
             assert all(0 <= value <= 1 for value in figures.values())
             u, s = figures["u"], figures["s"]
             assert figures["H"] == pytest.approx(2 * u * s / (u + s) if u + s else 0)
     assert evaluation["protocol"]["class_splits"] == 1
+    assert evaluation["protocol"]["mode"] == "honest"
+    assert set(evaluation["similarity"]) == set(evaluation["arms"]) == set(evaluation["hubness"])
+    accuracies = evaluation["per_class"]["vgse"]["prototype"]["T1"][0]
+    assert list(accuracies) == UNSEEN
+    assert np.mean(list(accuracies.values())) == pytest.approx(evaluation["arms"]["vgse"]["prototype"]["T1"], abs=1e-4)
+    compared = {(c["against"], c["model"], c["figure"]) for c in evaluation["comparisons"]}
+    assert {("one_hot", "eszsl", "T1"), ("oracle", "prototype", "H")} <= compared
 
 
 def test_the_table_is_printed_with_all_arms(finished):
-    for arm in ARMS:
+    for arm in set(ARMS) - {"texts"}:
         assert arm in finished.printed
+    assert "VGSE in PROTOTYPE over" in finished.printed
     for stage in STAGES:
         assert f"\n{stage} " in finished.printed
     assert "evaluation.json" in finished.printed
@@ -285,7 +293,7 @@ def finished_s3(ray_session, shared, s3):
 def test_s3_run_ends_in_the_bucket(finished_s3, s3):
     storage, _ = finished_s3
     evaluation = json.loads(storage.read_bytes(f"{RUN_S3}/evaluation.json"))
-    assert set(evaluation["arms"]) == set(ARMS)
+    assert set(evaluation["arms"]) == set(ARMS) - {"texts"}
     assert all(0 <= arm["eszsl"]["T1"] <= 1 for arm in evaluation["arms"].values())
     crop = json.loads(storage.read_bytes(f"{RUN_S3}/receipts/crop.json"))
     assert (crop["rows_in"], crop["rows_out"], crop["quarantined"]) == (120, 120, 0)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from vgse.config import Config, config_warnings
+from vgse.config import Config
 from vgse.config_loading import load_config, parse_config
+from vgse.config_warnings import config_warnings
 from vgse.errors import RunDirectoryError, StorageError, VgseError
+from vgse.pipeline.backbone import check_backbone
 from vgse.pipeline.crop import QUARANTINE_SCHEMA, committed_images
-from vgse.pipeline.encode import check_backbone
 from vgse.pipeline.plan import Plan, make_plan
 from vgse.pipeline.stage import summary_line
 from vgse.receipts import STAGES
@@ -39,6 +40,9 @@ def check(config: Config) -> Iterator[str]:
     sizes = f"{len(first.train)} train, {len(first.val)} val, {len(first.unseen)} unseen"
     yield f"classes   {sizes}; {len(plan.splits)} split(s)"
     yield f"words     {plan.words_CW.shape[1]}-d vectors for all {len(plan.class_names)} classes"
+    yield f"known by  {', '.join(source.name for source in plan.sources)}"
+    for sentence in plan.warnings():
+        yield f"warning: {sentence}"
     yield f"backbone  {check_backbone(plan)}"
     yield from _stages(plan)
 

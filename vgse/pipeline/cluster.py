@@ -59,8 +59,14 @@ def fitted_problems(plan: Plan) -> list[Problem]:
 
 def network_folder(plan: Plan, problem: Problem) -> str:
     """Where the network that serves `problem` is kept: its own, or the final one's without `validation_fit`."""
-    phase = problem.phase if plan.config.cluster.validation_fit else "final"
-    return plan.uri("clustering", f"split-{problem.split}-{phase}")
+    return plan.uri("clustering", serving(plan, problem).name)
+
+
+def serving(plan: Plan, problem: Problem) -> Problem:
+    """The problem whose network serves `problem`."""
+    if problem.phase == "final" or plan.config.cluster.validation_fit:
+        return problem
+    return next(each.final for each in plan.rounds() if problem in each.choices)
 
 
 def run(plan: Plan, progress: Progress) -> StageOutcome:
@@ -77,7 +83,7 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
             FitTask(
                 name=problem.name,
                 folder=network_folder(plan, problem),
-                recipe=NetworkRecipe.of(plan.config, len(problem.seen), words.shape[1]),
+                recipe=NetworkRecipe.of(plan.config, len(problem.seen), words.shape[1], problem.draw),
                 words_SW=words,
                 features=None if finetune else patch_features(plan, frame, chosen),
                 labels_I=labels,
@@ -109,7 +115,6 @@ def _train(plan: Plan, tasks: list[FitTask], datasets: dict[str, Any], progress:
         train_loop_config={
             "tasks": tasks,
             "cluster": plan.config.cluster,
-            "seed": plan.config.seed,
             "storage": plan.storage,
             "board": board,
             "threads": max(1, int(each)),
@@ -179,18 +184,19 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
 
     storage: Storage = settings["storage"]
     cluster: ClusterConfig = settings["cluster"]
+    seed = task.recipe.seed
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     checkpoints = Checkpoints(storage, task.folder)
     journal = FitJournal(task.name, task.folder, storage, settings["board"], len(task.labels), cluster, rank, world)
     journal.begin(checkpoints.latest())
     if task.features is not None:
-        source: Any = InMemoryBatches(task.features, task.labels, cluster.batch_size, rank, world, settings["seed"])
+        source: Any = InMemoryBatches(task.features, task.labels, cluster.batch_size, rank, world, seed)
     else:
         from vgse.pipeline.patch_stream import StreamedBatches
 
         shard = ray.train.get_dataset_shard(task.name)
-        source = StreamedBatches(shard, len(task.labels), cluster.batch_size, world, settings["seed"])
+        source = StreamedBatches(shard, len(task.labels), cluster.batch_size, world, seed)
 
     def on_epoch(figures: dict[str, float]) -> None:
         journal.epoch(figures)
@@ -200,7 +206,7 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
         task.recipe.build(storage),
         source,
         _tensor(task.words_SW),
-        fit_settings(cluster, settings["seed"]),
+        fit_settings(cluster, seed),
         checkpoints=checkpoints,
         device=ray.train.torch.get_device(),
         on_epoch=on_epoch,

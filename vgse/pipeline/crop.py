@@ -196,7 +196,10 @@ def committed_images(plan: Plan) -> pd.DataFrame:
     for name in names:
         with plan.storage.open(plan.uri("patches", name)) as source:
             frames.append(pq.read_table(source, columns=columns).to_pandas().assign(shard=name))
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
+    # Ranked anew without the quarantined, so that "the first few of a class" are there for every class.
+    frame["rank"] = frame.groupby(["role", "class_name"])["rank"].rank(method="first").astype(np.int64) - 1
+    return frame
 
 
 def _count(plan: Plan) -> int:

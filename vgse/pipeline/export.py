@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from vgse.pipeline.features import episode_rows, feature_name, open_arrays
+from vgse.pipeline.features import episode_rows
+from vgse.pipeline.image_features import image_features
 from vgse.pipeline.plan import Plan, Problem
-from vgse.storage import join
 
 # A MATLAB 5 variable ends at 2 GiB.
 _MAT_LIMIT = 2**31 - 1
@@ -27,28 +27,31 @@ def write_features_mat(plan: Plan, frame: pd.DataFrame, problem: Problem, folder
     """
     from vgse.zsl.xlsa17 import features_mat
 
-    shards = list(dict.fromkeys(frame.shard))
-    arrays = [open_arrays(plan.storage.local_copy(join(folder, feature_name(name))))["whole"] for name in shards]
-    if len(frame) * arrays[0].shape[1] * 4 > _MAT_LIMIT:
+    features = image_features(plan, frame, folder, np.ones(len(frame), bool))
+    if features.size * 4 > _MAT_LIMIT:
         return False
     order = _order(frame)
-    features_NF = np.concatenate(arrays).astype(np.float32)[order]
-    data = features_mat(features_NF, _labels(frame, problem)[order], frame.image_id.to_numpy()[order].tolist())
+    data = features_mat(features[order], _labels(frame, problem)[order], frame.image_id.to_numpy()[order].tolist())
     plan.storage.write_bytes(plan.uri("features.mat"), data)
     return True
 
 
 def write_class_embeddings_mat(plan: Plan, problem: Problem, frame: pd.DataFrame, embeddings_CK: np.ndarray) -> None:
-    """Writes class_embeddings_splits.mat: `att` (K, C) and the image numbers of every part, matching features.mat."""
+    """Writes class_embeddings_splits.mat: `att` (K, C) and the image numbers of every part, matching features.mat.
+
+    Classes stand in the main problem's order for every problem, since that is what the labels of features.mat count.
+    """
     from vgse.zsl.xlsa17 import class_embeddings_mat
 
     order = _order(frame)
     train, test_seen, test_unseen = (rows[order] for rows in episode_rows(frame, problem, plan))
     split = plan.splits[problem.split]
     in_val = frame.class_name.isin(split.val).to_numpy()[order]
+    main = next(each for each in plan.problems() if each.main)
+    row_of = {name: row for row, name in enumerate(problem.classes)}
     data = class_embeddings_mat(
-        embeddings_CK,
-        list(problem.classes),
+        embeddings_CK[[row_of[name] for name in main.classes]],
+        list(main.classes),
         trainval=np.flatnonzero(train),
         train=np.flatnonzero(train & ~in_val),
         val=np.flatnonzero(train & in_val),

@@ -1,7 +1,8 @@
 """Feature shards: what they hold, who gets patch features, and reading them back.
 
-`features/part-NNNNN.safetensors` stands beside `patches/part-NNNNN.parquet`, in the same row order: `whole` (n, F) for
-every image, `patches` (m, T, F) and `patch_rows` (m,) for the images whose patches are wanted; float16.
+Beside `patches/part-NNNNN.parquet`, in the same row order, float16: `features/patches/part-NNNNN.safetensors` with
+`patches` (m, T, F) and `patch_rows` (m,) of the images that training wants, and
+`features/images/part-NNNNN.safetensors` with `whole` and `patch_mean` (n, F), those that the evaluation asks for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from safetensors.numpy import save
 
 from vgse.pipeline.plan import Plan, Problem
 from vgse.storage import Storage
+
+# The folders of feature shards.
+PARTS = ("patches", "images")
 
 
 def feature_name(shard: str) -> str:
@@ -140,5 +144,5 @@ def patch_features(plan: Plan, frame: pd.DataFrame, chosen: np.ndarray) -> Patch
     number, names = pd.factorize(frame.shard)
     position = wanted.astype(np.int64).cumsum() - 1
     first = pd.Series(position + ~wanted).groupby(number).transform("min").to_numpy()
-    uris = [plan.uri("features", feature_name(name)) for name in names]
+    uris = [plan.uri("features", "patches", feature_name(name)) for name in names]
     return PatchFeatures(plan.storage, uris, number[chosen], (position - first)[chosen], plan.config.crop.patches)

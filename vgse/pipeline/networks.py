@@ -10,7 +10,7 @@ from vgse.clustering.network import ClusterNetwork
 from vgse.clustering.training_state import network_tensors
 from vgse.config import Config
 from vgse.errors import RunDirectoryError
-from vgse.pipeline.encode import weights_path
+from vgse.pipeline.backbone import weights_path
 from vgse.storage import Storage
 
 
@@ -28,8 +28,8 @@ class NetworkRecipe:
     finetune: bool
 
     @classmethod
-    def of(cls, config: Config, num_classes: int, word_dim: int) -> NetworkRecipe:
-        """The recipe for `num_classes` seen classes."""
+    def of(cls, config: Config, num_classes: int, word_dim: int, draw: int = 0) -> NetworkRecipe:
+        """The recipe for `num_classes` seen classes under seed number `draw`."""
         encode, cluster = config.encode, config.cluster
         return cls(
             encode.backbone,
@@ -38,7 +38,7 @@ class NetworkRecipe:
             cluster.num_clusters,
             num_classes,
             word_dim,
-            config.seed,
+            config.seed + draw,
             cluster.mode == "finetune",
         )
 

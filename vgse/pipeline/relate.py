@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import scipy.sparse
 
 from vgse import __version__
 from vgse.config import RelateConfig
-from vgse.data.words import prepare_words
 from vgse.pipeline.crop import committed_images
 from vgse.pipeline.embed import read_embeddings
 from vgse.pipeline.export import write_class_embeddings_mat
 from vgse.pipeline.plan import Plan, Problem
 from vgse.pipeline.stage import Progress, StageOutcome
-from vgse.relation import Relations, advise, prepare, relate_prepared, weighted_average
+from vgse.relation import PreparedRelation, Relations, RelationSettings, advise, joined
 
 # From here on tasks pay: below, starting them costs more than solving.
 _IN_PROCESS = 4096
@@ -44,11 +41,11 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
     frame = committed_images(plan)
     largest_gap, paths = 0.0, dict[str, int]()
     for problem in problems:
-        words_CW = prepare_words(plan.words(problem.classes), problem.seen_mask, plan.config.relate.words)
-        unseen_UW, seen_SW = words_CW[len(problem.seen) :], words_CW[: len(problem.seen)]
+        known_CD = plan.known(problem)
+        unseen_UD, seen_SD = known_CD[len(problem.seen) :], known_CD[: len(problem.seen)]
         if problem.phase == "final":
-            _warn(plan, problem, unseen_UW, seen_SW, progress)
-        relations = solve_relations(unseen_UW, seen_SW, plan.config.relate, progress)
+            _warn(plan, problem, unseen_UD, seen_SD, progress)
+        relations = solve_relations(unseen_UD, seen_SD, plan.config.relate, progress, plan.blocks)
         embeddings_CK = _all_embeddings(plan, problem, relations)
         _write(plan, problem, relations, embeddings_CK)
         if problem.phase == "final":
@@ -74,54 +71,46 @@ def read_class_embeddings(plan: Plan, problem: Problem) -> np.ndarray:
         return arrays["class_embeddings"]
 
 
-def solve_relations(unseen_UW: np.ndarray, seen_SW: np.ndarray, relate: RelateConfig, progress: Progress) -> Relations:
+def solve_relations(
+    unseen_UD: np.ndarray, seen_SD: np.ndarray, relate: RelateConfig, progress: Progress, blocks: Sequence[slice] = ()
+) -> Relations:
     """Every unseen class related to the seen ones, in order, here or by Ray tasks; a task that dies is run again."""
-    if len(unseen_UW) <= _IN_PROCESS:
-        answer = _relate_chunk(_prepared(seen_SW, relate), unseen_UW, relate)
-        progress.advance(len(unseen_UW))
+    prepared = PreparedRelation(seen_SD, relation_settings(relate), blocks)
+    if len(unseen_UD) <= _IN_PROCESS:
+        answer = prepared(unseen_UD)
+        progress.advance(len(unseen_UD))
         return answer
     parts = []
-    for part in _solve_on_ray(unseen_UW, seen_SW, relate):
+    for part in _solve_on_ray(unseen_UD, prepared):
         progress.advance(len(part.method_U))
         parts.append(part)
-    sparse = scipy.sparse.issparse(parts[0].r_US)
-    return Relations(
-        scipy.sparse.vstack([part.r_US for part in parts], format="csr")
-        if sparse
-        else np.concatenate([part.dense() for part in parts]),
-        np.concatenate([part.objective_U for part in parts]),
-        np.concatenate([part.gap_U for part in parts]),
-        [path for part in parts for path in part.method_U],
+    return joined(parts)
+
+
+def relation_settings(relate: RelateConfig) -> RelationSettings:
+    """The relation room's settings from the configuration's."""
+    return RelationSettings(
+        relate.method, relate.alpha, relate.ridge, relate.neighbours, relate.eta, relate.kernel_ridge
     )
 
 
-def _solve_on_ray(unseen_UW: np.ndarray, seen_SW: np.ndarray, relate: RelateConfig) -> Iterator[Relations]:
-    """Chunks in order, four or more per CPU so that none waits for a slow one; the seen matrix is shared."""
+def _solve_on_ray(unseen_UD: np.ndarray, prepared: PreparedRelation) -> Iterator[Relations]:
+    """Chunks in order, four or more per CPU so that none waits for a slow one; what is prepared is shared."""
     import ray
 
     from vgse.pipeline.session import connect, cpus, limit_threads
 
-    def relate_chunk(prepared: Any, chunk_UW: np.ndarray) -> Relations:
+    def relate_chunk(prepared: PreparedRelation, chunk_UD: np.ndarray) -> Relations:
         limit_threads(1)
-        return _relate_chunk(prepared, chunk_UW, relate)
+        return prepared(chunk_UD)
 
     connect()
-    shared = ray.put(_prepared(seen_SW, relate))
-    size = max(_SMALLEST_CHUNK, min(_LARGEST_CHUNK, -(-len(unseen_UW) // (4 * cpus()))))
+    shared = ray.put(prepared)
+    size = max(_SMALLEST_CHUNK, min(_LARGEST_CHUNK, -(-len(unseen_UD) // (4 * cpus()))))
     task = ray.remote(num_cpus=1, max_retries=5)(relate_chunk)
-    pending = [task.remote(shared, unseen_UW[i : i + size]) for i in range(0, len(unseen_UW), size)]
+    pending = [task.remote(shared, unseen_UD[i : i + size]) for i in range(0, len(unseen_UD), size)]
     for reference in pending:
         yield ray.get(reference)
-
-
-def _prepared(seen_SW: np.ndarray, relate: RelateConfig) -> Any:
-    return prepare(seen_SW, relate.alpha, relate.ridge) if relate.method == "simplex" else seen_SW
-
-
-def _relate_chunk(prepared: Any, unseen_UW: np.ndarray, relate: RelateConfig) -> Relations:
-    if relate.method == "simplex":
-        return relate_prepared(prepared, unseen_UW)
-    return weighted_average(unseen_UW, prepared, neighbours=relate.neighbours, eta=relate.eta)
 
 
 def _warn(plan: Plan, problem: Problem, unseen_UW: np.ndarray, seen_SW: np.ndarray, progress: Progress) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -81,10 +82,10 @@ def run_stages(plan: Plan, stages: Sequence[str], *, quiet: bool = False) -> lis
     Raises:
         UserError: a stage's inputs are missing because an earlier stage was never run.
     """
-    say: Callable[[str], None] = (lambda text: None) if quiet else print
+    say: Callable[[str], None] = (lambda text: None) if quiet else partial(print, flush=True)
     pending = [stage for stage in stages if plan.receipts.done(stage, plan.fingerprints[stage]) is None]
     if {"encode", "cluster"} & set(pending):
-        from vgse.pipeline.encode import check_backbone
+        from vgse.pipeline.backbone import check_backbone
 
         check_backbone(plan)
     write_plan(plan)

@@ -1,0 +1,46 @@
+"""Sentences about settings that are allowed but ignored or unwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vgse.config import Config, RelateConfig
+
+# The settings of each relation method.
+_RELATE_READS = {
+    "simplex": {"alpha", "ridge"},
+    "weighted_average": {"neighbours", "eta"},
+    "kernel_ridge": {"kernel_ridge"},
+    "mean": {"alpha", "ridge", "neighbours", "eta", "kernel_ridge"},
+}
+
+
+def config_warnings(config: Config) -> list[str]:
+    """Sentences about settings that are allowed but ignored or unwise."""
+    said = []
+    if config.cluster.num_clusters < 20:
+        said.append(
+            f"cluster.num_clusters = {config.cluster.num_clusters}: fewer than 20 clusters say little about classes"
+        )
+    if config.encode.weights == "none" and config.encode.backbone != "tiny":
+        said.append(f"encode.weights = none: {config.encode.backbone} starts from random weights")
+    said += [f"{field} is ignored: {why}" for field, why in _ignored(config)]
+    if config.evaluate.protocol == "as_published":
+        said.append("evaluate.protocol = as_published chooses on the test set; its figures compare with nothing honest")
+    if config.cluster.bank_size < config.cluster.neighbours:
+        said.append("cluster.bank_size is smaller than cluster.neighbours: only the bank's rows serve as neighbours")
+    return said
+
+
+def _ignored(config: Config) -> Iterator[tuple[str, str]]:
+    """Settings that were given a value of their own and have no effect, with the reason."""
+    relate, knowledge = config.relate, config.knowledge
+    for field in sorted(_RELATE_READS["mean"] - _RELATE_READS[relate.method]):
+        if getattr(relate, field) != RelateConfig.model_fields[field].default:
+            yield f"relate.{field}", f"relate.method {relate.method} does not read it"
+    if knowledge.text_fields and not knowledge.texts:
+        yield "knowledge.text_fields", "knowledge.texts is not given"
+    if knowledge.wordnet_senses and not knowledge.wordnet:
+        yield "knowledge.wordnet_senses", "knowledge.wordnet is not given"
+    if config.evaluate.input_size is not None and config.cluster.mode == "finetune":
+        yield "evaluate.input_size", "in finetune mode images are judged at the size the network was trained at"
