@@ -24,9 +24,13 @@ BUCKET = "vgse-data"
 
 
 def stage(source: Path, folder: Path) -> Path:
-    """Writes folder/vgse-data/{cifar100/{train,test}/CLASS/*.png, split.yaml, words.bin, weights}; done once."""
+    """Writes folder/vgse-data: cifar100/{train,test}/CLASS/*.png, split.yaml, class texts, words and weights; once."""
     bucket = folder / BUCKET
     done = bucket / "cifar100" / "split.yaml"
+    texts = source / "data/cifar100/class_texts.jsonl"
+    if texts.exists() and not (bucket / "cifar100" / texts.name).exists():
+        (bucket / "cifar100").mkdir(parents=True, exist_ok=True)
+        shutil.copy(texts, bucket / "cifar100")
     if done.exists():
         return bucket
     for part in ("train", "test"):
