@@ -130,7 +130,7 @@ def _judge(
     arms = [_arms(plan, problem) for problem in problems]
     # The oracle stands beside the others only where every class has images for it.
     shared = [name for name in arms[-1] if all(name in every for every in arms)]
-    episodes = [_prepared(plan, frame, problem, settings) for problem in problems]
+    episodes = [prepared_episode(plan, frame, problem, settings) for problem in problems]
     prototypes_CF = episodes[-1].prototypes()
     prepared = [ray.put(episode) for episode in episodes]
 
@@ -163,7 +163,8 @@ def _as_they_come(pending: list[Any]) -> Iterator[Results]:
         yield ray.get(done)
 
 
-def _prepared(plan: Plan, frame: pd.DataFrame, problem: Problem, settings: ZslSettings) -> PreparedEpisode:
+def prepared_episode(plan: Plan, frame: pd.DataFrame, problem: Problem, settings: ZslSettings) -> PreparedEpisode:
+    """A problem's images with all that does not depend on class embeddings."""
     episode = _episode(plan, frame, problem)
     return PreparedEpisode(episode, settings, accumulated(episode, settings))
 
