@@ -3,10 +3,10 @@
     uv run python benchmarks/bench_ablations.py --run runs/quality            # after bench_quality.py, on its networks
     uv run python benchmarks/bench_ablations.py --run runs/quality --trained  # also the network's settings: hours
 
-Names and texts, EfficientNet-Lite0 frozen at 96 px, the networks that the run directory holds; each line is VGSE's mean over class splits with one
-setting changed, and the difference paired by split. Knowledge and relation are judged in this process, on episodes
-prepared once; the network's settings go through `vgse run`. Writes benchmarks/results/ablations.md and prints one JSON
-object as its last line.
+Names and texts, EfficientNet-Lite0 frozen at 96 px, the networks that the run directory holds; each line is VGSE's mean
+over class splits with one setting changed, and the difference paired by split. Knowledge and relation are judged in
+this process, on episodes prepared once; the network's settings go through `vgse run`. Writes
+benchmarks/results/ablations.md and prints one JSON object as its last line.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def main() -> None:
 
 VGSE's figures in percent, means over {options.judged} class splits; in brackets the difference to the first line,
 paired by class split, with its standard deviation over splits. Names and texts, {clusters} clusters, EfficientNet-Lite0
-frozen at 96 px. Every line chooses its hyperparameters on the validation classes anew. Differences below about one point are
-within the spread of class splits.
+frozen at 96 px. Every line chooses its hyperparameters on the validation classes anew. Differences below about one
+point are within the spread of class splits.
 
 Measured {date.today()} on {os.cpu_count()} cores ({platform.machine()}, {platform.system()}), no GPU, with
 `uv run python benchmarks/bench_ablations.py`.
