@@ -22,10 +22,10 @@ from s3_server import serve_s3
 from serve_cifar100 import stage
 
 from vgse.receipts import STAGES
+from vgse.zsl.controls import WORD_ARMS
 from vgse.zsl.table import results_text
 
 ROOT = Path(__file__).resolve().parents[1]
-WORDS = ("words_raw", "words_l2", "words_centred")
 RESULTS = ROOT / "benchmarks/results/cifar100.md"
 
 
@@ -95,11 +95,11 @@ def main() -> None:
             overrides = () if clusters == 150 else fewer
             results[f"K{clusters}"] = run(config, options.run, options.port, server.environment, *overrides)
     figures = {
-        "T1_over_words": against(results["K150"]["evaluation"], WORDS, "T1"),
-        "H_over_words": against(results["K150"]["evaluation"], WORDS, "H"),
+        "T1_over_words": against(results["K150"]["evaluation"], WORD_ARMS, "T1"),
+        "H_over_words": against(results["K150"]["evaluation"], WORD_ARMS, "H"),
         "T1_over_random_K50": against(results["K50"]["evaluation"], ("random",), "T1"),
-        "T1_over_words_K50": against(results["K50"]["evaluation"], WORDS, "T1"),
-        "H_over_words_K50": against(results["K50"]["evaluation"], WORDS, "H"),
+        "T1_over_words_K50": against(results["K50"]["evaluation"], WORD_ARMS, "T1"),
+        "H_over_words_K50": against(results["K50"]["evaluation"], WORD_ARMS, "H"),
     }
     RESULTS.write_text(report(results, figures))
     seconds = {name: r["seconds"] for name, r in results["K150"]["receipts"].items()}

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from vgse.receipts import STAGES
+from vgse.zsl.controls import WORD_ARMS
 from vgse.zsl.table import comparison_lines, results_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/quality.md"
-NAME_ARMS = ("words_raw", "words_l2", "words_centred")
 MODELS = ("eszsl", "prototype")
 # The line-ups, in an order in which each shares as much as possible with the one before.
 TEXTS = ("--knowledge.texts", "{source}/data/cifar100/class_texts.jsonl")
@@ -93,13 +93,13 @@ def figures(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
         model: ratios(results["names, mean r"], results["texts, mean r"], model) for model in MODELS
     }
     T1, oracle = (values(texts, arm, "eszsl", "T1") for arm in ("vgse", "oracle"))
-    of_names = best(names, NAME_ARMS, "eszsl", "T1")
+    of_names = best(names, WORD_ARMS, "eszsl", "T1")
     whole, both = (values(results[name], "vgse", "prototype", "H") for name in ("whole", "texts"))
-    similarity = {arm: mean(names["similarity"][arm]) for arm in ("vgse", *NAME_ARMS)}
+    similarity = {arm: mean(names["similarity"][arm]) for arm in ("vgse", *WORD_ARMS)}
     return out | {
         "K50_T1_over_random": ratio(*(values(results["K50"], arm, "eszsl", "T1") for arm in ("vgse", "random"))),
         "similarity_correlation": similarity["vgse"],
-        "similarity_correlation_words": max(similarity[arm] for arm in NAME_ARMS),
+        "similarity_correlation_words": max(similarity[arm] for arm in WORD_ARMS),
         "oracle_gap_closed": float(np.mean((T1 - of_names) / (oracle - of_names))),
         "patch_gain_H": float(100 * np.mean(both - whole)),
         "seconds": {name: round(result["seconds"], 1) for name, result in results.items()},
@@ -110,10 +110,10 @@ def ratios(names: dict[str, Any], texts: dict[str, Any], model: str) -> dict[str
     """VGSE against the best word arm: with texts against names and against the same texts, and with names only."""
     out = {}
     for figure in ("T1", "H"):
-        ours, of_names = values(texts, "vgse", model, figure), best(names, NAME_ARMS, model, figure)
+        ours, of_names = values(texts, "vgse", model, figure), best(names, WORD_ARMS, model, figure)
         out |= {
             f"{figure}_over_names": ratio(ours, of_names),
-            f"{figure}_over_same_text": ratio(ours, best(texts, (*NAME_ARMS, "texts"), model, figure)),
+            f"{figure}_over_same_text": ratio(ours, best(texts, (*WORD_ARMS, "texts"), model, figure)),
             f"{figure}_names_only": ratio(values(names, "vgse", model, figure), of_names),
         }
     return out

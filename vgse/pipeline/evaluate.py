@@ -67,11 +67,7 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
 def print_results(plan: Plan) -> None:
     """The table of evaluation.json, with what it means below."""
     summary = json.loads(plan.storage.read_bytes(plan.uri("evaluation.json")))
-    protocol = summary["protocol"]
-    splits, seeds = protocol["class_splits"], protocol["seeds"]
-    said = f"{splits} class split{'s' if splits > 1 else ''}{f' x {seeds} seeds' if seeds > 1 else ''}"
-    title = f"Zero-shot figures in percent, {said}{', mean ± std' if splits * seeds > 1 else ''}"
-    print("\n" + evaluation_text(summary, title))
+    print("\n" + evaluation_text(summary))
     print(
         "T1: unseen classes among themselves. u, s: unseen and seen classes among all, H their harmonic mean.\n"
         "vgse should beat words_* and texts (the same knowledge without images) and random, one_hot, permuted (the\n"

@@ -10,13 +10,13 @@ from scipy import sparse
 from vgse.data.words import prepare_words
 from vgse.relation import relate
 from vgse.zsl.benchmark_episodes import BenchmarkEpisode
-from vgse.zsl.controls import build_arms
+from vgse.zsl.controls import WORD_ARMS, build_arms
 from vgse.zsl.prepared import PreparedEpisode
 
-RELATION = {"method": "simplex", "alpha": 0.0, "ridge": 0.5, "words": "centred"}
+_ALPHA, _RIDGE = 0.0, 0.5
+RELATION = {"method": "simplex", "alpha": _ALPHA, "ridge": _RIDGE, "words": "centred"}
 """How controls are carried to unseen classes, as `vgse run` does by default."""
 
-_WORD_ARMS = ("words_raw", "words_l2", "words_centred")
 _MOST_ORACLE_DIMENSIONS = 512
 
 
@@ -50,7 +50,7 @@ def benchmark_arms(
         first_CK[seen_C], carried_by(known_CD, seen_C), known_CD, seen_C, seed=seed, random_draws=random_draws
     )
     # What `build_arms` makes of a method's own embeddings has no place here: files bring unseen classes along.
-    without = {"vgse"} if words_CW is not None else {"vgse", *_WORD_ARMS}
+    without = {"vgse"} if words_CW is not None else {"vgse", *WORD_ARMS}
     kept = {arm: embeddings for arm, embeddings in controls.items() if arm not in without}
     return {**judged, **kept, "oracle": oracle(prepared)}
 
@@ -58,7 +58,7 @@ def benchmark_arms(
 def carried_by(known_CD: np.ndarray, seen_C: np.ndarray) -> np.ndarray | sparse.csr_matrix:
     """The relation r (U, S) solved on what classes are known by, centred on the seen mean and L2-normalised."""
     vectors_CD = prepare_words(np.asarray(known_CD, np.float64), seen_C, "centred")
-    return relate(vectors_CD[~seen_C], vectors_CD[seen_C], alpha=0.0, ridge=0.5).r_US
+    return relate(vectors_CD[~seen_C], vectors_CD[seen_C], alpha=_ALPHA, ridge=_RIDGE).r_US
 
 
 def oracle(prepared: PreparedEpisode) -> np.ndarray:
@@ -67,22 +67,11 @@ def oracle(prepared: PreparedEpisode) -> np.ndarray:
     A class's prototype is the mean of its images' mapped features, for seen classes of the training images; all are
     projected on the leading principal components of the seen prototypes.
     """
-    episode, statistics = prepared.episode, prepared.spectrum.statistics
-    seen_SF = statistics.sums_SF / statistics.count_S[:, None]
-    position = np.cumsum(~episode.seen_C) - 1
-    labels_N, at = position[episode.test_unseen.labels_N], 0
-    sums_UF = np.zeros((int((~episode.seen_C).sum()), episode.feature_dim))
-    for x_BF in prepared.mapped("test_unseen"):
-        here_B = labels_N[at : at + len(x_BF)]
-        one_hot_UB = sparse.csr_matrix(
-            (np.ones(len(here_B)), (here_B, np.arange(len(here_B)))), (len(sums_UF), len(here_B))
-        )
-        sums_UF += one_hot_UB @ x_BF
-        at += len(x_BF)
-    unseen_UF = sums_UF / np.bincount(labels_N, minlength=len(sums_UF))[:, None]
+    prototypes_CF, seen_C = prepared.prototypes(), prepared.episode.seen_C
+    seen_SF, unseen_UF = prototypes_CF[seen_C], prototypes_CF[~seen_C]
     mean_F = seen_SF.mean(axis=0)
     _, size, axes = np.linalg.svd(seen_SF - mean_F, full_matrices=False)
     axes = axes[: min(_MOST_ORACLE_DIMENSIONS, int((size > 1e-9 * size[0]).sum()))]
-    out_CK = np.empty((len(episode.seen_C), len(axes)), np.float32)
-    out_CK[episode.seen_C], out_CK[~episode.seen_C] = (seen_SF - mean_F) @ axes.T, (unseen_UF - mean_F) @ axes.T
+    out_CK = np.empty((len(seen_C), len(axes)), np.float32)
+    out_CK[seen_C], out_CK[~seen_C] = (seen_SF - mean_F) @ axes.T, (unseen_UF - mean_F) @ axes.T
     return out_CK

@@ -12,7 +12,9 @@ from scipy import sparse
 
 # Beyond so many seen classes one_hot is left out: its embeddings are as wide as there are classes.
 MOST_ONE_HOT = 5000
-ARMS = ("vgse", "words_raw", "words_l2", "words_centred", "texts", "one_hot", "random", "permuted", "oracle")
+# The word vectors of the class names themselves, in three forms.
+WORD_ARMS = ("words_raw", "words_l2", "words_centred")
+ARMS = ("vgse", *WORD_ARMS, "texts", "one_hot", "random", "permuted", "oracle")
 
 
 def build_arms(

@@ -9,26 +9,25 @@ from rich.console import Console
 from rich.table import Table
 
 from vgse.zsl.comparisons import COMPARED_FIGURES, Comparison, signless_zero
+from vgse.zsl.controls import WORD_ARMS
 from vgse.zsl.mode import AS_PUBLISHED_TITLE, Mode, title_prefix
 from vgse.zsl.summary import FIGURES
 
 Arms = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """As in evaluation.json: {arm: {model: {figure: number or {"mean", "std", "values"}}}}."""
 
-WORD_ARMS = ("words_raw", "words_l2", "words_centred")
 
-
-def evaluation_text(summary: Mapping[str, Any], title: str = "", width: int = 160) -> str:
+def evaluation_text(summary: Mapping[str, Any], width: int = 160) -> str:
     """The table of an evaluation.json with the comparisons below it, under a title that tells how choices were made.
 
     Args:
         summary: the content of evaluation.json.
-        title: above the table; one that names the class splits if left out.
         width: columns of the terminal.
     """
     protocol = summary["protocol"]
-    splits, mode = protocol["class_splits"], protocol.get("mode", "honest")
-    title = title or f"Zero-shot figures in percent, {splits} class split{'s, mean ± std' if splits > 1 else ''}"
+    splits, seeds, mode = protocol["class_splits"], protocol["seeds"], protocol["mode"]
+    said = f"{splits} class split{'s' if splits > 1 else ''}{f' x {seeds} seeds' if seeds > 1 else ''}"
+    title = f"Zero-shot figures in percent, {said}{', mean ± std' if splits * seeds > 1 else ''}"
     lines = comparison_lines(summary.get("comparisons", ()))
     below = "\n" + "\n".join(lines) + "\n" if lines else ""
     return results_text(summary["arms"], title, width, mode) + below
