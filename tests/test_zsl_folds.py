@@ -61,7 +61,7 @@ def test_folds_choose_what_wins_on_the_mean(problem, honest, name):
     embeddings, folds, _, _ = problem
     model = zsl_models([name])[name]
     prepared = [PreparedEpisode(fold, SETTINGS) for fold in folds]
-    scaled = [scaled_embeddings(e, fold.seen_C, True) for e, fold in zip(embeddings, folds, strict=True)]
+    scaled = [scaled_embeddings(e, fold.seen_C, True, True) for e, fold in zip(embeddings, folds, strict=True)]
     # Every element of the grid on its own, no state shared.
     for figure, chosen in honest[name].chosen.items():
         reached = {
@@ -80,7 +80,7 @@ def test_the_constant_carried_over_is_the_mean_of_the_folds_constants(problem, h
     chosen = honest["eszsl"].chosen["H"]
     model, expected = zsl_models(["eszsl"])["eszsl"], []
     for e_CK, fold in zip(embeddings, folds, strict=True):
-        prepared, scaled_CK = PreparedEpisode(fold, SETTINGS), scaled_embeddings(e_CK, fold.seen_C, True)
+        prepared, scaled_CK = PreparedEpisode(fold, SETTINGS), scaled_embeddings(e_CK, fold.seen_C, True, True)
         (constant,) = try_grid(model, scaled_CK, prepared, [parameters_of(chosen)]).constant.values()
         (scored,) = fitted(model, scaled_CK, prepared, [parameters_of(chosen)])
         middle, spread = training_margins(scored, prepared)
@@ -177,7 +177,7 @@ def test_figures_by_class_are_in_the_order_of_the_class_names(problem, honest):
 def test_hubness_is_the_skewness_of_how_often_classes_are_predicted(problem, honest, name):
     noisy_CK, final = problem[2:]
     model, prepared = zsl_models([name])[name], PreparedEpisode(final, SETTINGS)
-    scaled_CK = scaled_embeddings(noisy_CK, final.seen_C, True)
+    scaled_CK = scaled_embeddings(noisy_CK, final.seen_C, True, True)
     (scored,) = fitted(model, scaled_CK, prepared, [parameters_of(honest[name].chosen["T1"])])
     counts = [int((scored.unseen.best_unseen == c).sum()) for c in np.flatnonzero(~final.seen_C)]
     assert honest[name].hubness == pytest.approx(stats.skew(counts), rel=1e-9)

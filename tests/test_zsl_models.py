@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from vgse.errors import DataError
-from vgse.zsl.eszsl import EszslStatistics, FeatureSpectrum, solve_eszsl
+from vgse.zsl.eszsl import EszslStatistics, solve_eszsl
 from vgse.zsl.sje import train_sje
+from vgse.zsl.whitening import principal_directions
 
 N, F, S, K = 200, 12, 7, 5
 
@@ -49,6 +50,15 @@ def test_more_embedding_dimensions_than_classes(data):
     np.testing.assert_allclose(v_FK, dense(x_NF, labels_N, e_SK, 0.1, 0.01), rtol=1e-7, atol=1e-10)
 
 
+def test_principal_directions_whiten_towards_rows_of_length_one(data):
+    x_NF, labels_N, _ = data
+    x_NF = x_NF * np.linspace(0.1, 3.0, F)
+    left_FP = principal_directions(statistics_of(x_NF, labels_N), 4, 0.0)
+    z_NP = x_NF @ left_FP
+    np.testing.assert_allclose(z_NP.T @ z_NP, np.eye(4) * N / 4, atol=1e-3)
+    assert principal_directions(statistics_of(x_NF, labels_N), 99, 1.0).shape == (F, F)
+
+
 def test_merged_parts_equal_one_shot(data):
     x_NF, labels_N, _ = data
     whole, merged = statistics_of(x_NF, labels_N), EszslStatistics(F, S)
@@ -88,7 +98,9 @@ def test_statistics_refuse_what_they_cannot_use(data):
     with pytest.raises(ValueError, match="do not fit"):
         next(solve_eszsl(statistics, e_SK[:-1], (1.0,), (1.0,)))
     with pytest.raises(DataError, match="the same"):
-        FeatureSpectrum.of(statistics_of(np.zeros((5, F)), labels_N[:5]))
+        next(solve_eszsl(statistics_of(np.zeros((5, F)), labels_N[:5]), e_SK, (1.0,), (1.0,)))
+    with pytest.raises(DataError, match="the same"):
+        principal_directions(statistics_of(np.zeros((5, F)), labels_N[:5]), 3, 1.0)
     np.testing.assert_array_equal(statistics.gram_FF, statistics_of(x_NF, labels_N).gram_FF)
 
 

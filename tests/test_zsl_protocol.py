@@ -140,6 +140,34 @@ def test_embeddings_keep_their_relative_lengths():
     assert np.linalg.norm(centred[seen_C], axis=1).mean() == pytest.approx(1.0)
 
 
+def test_unseen_embeddings_are_as_long_as_seen_ones_if_asked():
+    rng = np.random.default_rng(3)
+    seen_C = np.arange(30) < 20
+    e_CK = rng.normal(size=(30, 6)) + 2.0
+    e_CK[~seen_C] = e_CK[seen_C].mean(0) + 0.3 * (e_CK[~seen_C] - e_CK[seen_C].mean(0))
+    plain, matched = (scaled_embeddings(e_CK, seen_C, True, match) for match in (False, True))
+    np.testing.assert_array_equal(plain[seen_C], matched[seen_C])
+    assert np.linalg.norm(plain[~seen_C], axis=1).mean() < 0.5
+    assert np.linalg.norm(matched[~seen_C], axis=1).mean() == pytest.approx(1.0)
+    ratio_U = np.linalg.norm(matched[~seen_C], axis=1) / np.linalg.norm(plain[~seen_C], axis=1)
+    np.testing.assert_allclose(ratio_U, ratio_U[0])
+    # Unseen rows that are all the seen mean have no length to match.
+    e_CK[~seen_C] = e_CK[seen_C].mean(0)
+    assert np.isfinite(scaled_embeddings(e_CK, seen_C, True, True)).all()
+
+
+def test_length_matching_changes_gzsl_and_not_T1(problem):
+    e_CK, choice, final = problem
+    shrunk_CK = np.where(final.seen_C[:, None], e_CK, 0.2 * e_CK + 0.8 * e_CK[final.seen_C].mean(0))
+    small = replace(SETTINGS, models=("eszsl",), match_lengths=False)
+    plain, matched = (
+        evaluate_arm([shrunk_CK[: TRAIN + VAL]], [choice], shrunk_CK, final, each)["eszsl"].figures
+        for each in (small, replace(small, match_lengths=True))
+    )
+    assert matched.T1 == plain.T1
+    assert matched.H > plain.H
+
+
 @pytest.mark.parametrize(("value", "message"), [(np.nan, "not finite"), (1.0, "same embedding")])
 def test_useless_embeddings_are_refused(value, message):
     with pytest.raises(DataError, match=message):

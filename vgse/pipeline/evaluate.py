@@ -1,13 +1,15 @@
 """evaluate: what the embeddings are worth in zero-shot and generalised zero-shot learning, beside the controls.
 
-What all arms share of an episode (normal equations, their decomposition) is computed once; the arms are then judged by
-Ray tasks, each of which maps the feature shards itself, so nothing of the size of the data is held or sent.
+What all arms share of an episode (normal equations, their decomposition) is computed once, by a Ray task; the arms are
+then judged by others, each of which maps the feature shards itself, so nothing of the size of the data is held or sent.
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from vgse.pipeline.stage import Progress, StageOutcome
 from vgse.zsl.comparisons import random_draws
 from vgse.zsl.controls import build_arms
 from vgse.zsl.episode import Episode, ImageSet
+from vgse.zsl.eszsl import EszslStatistics
 from vgse.zsl.mode import Mode
 from vgse.zsl.prepared import PreparedEpisode
 from vgse.zsl.protocol import ModelResult, evaluate_arm, evaluate_arm_as_published
@@ -50,10 +53,10 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
     judged: list[tuple[Results, dict[str, float]]] = []
     images = 0
     progress.start(len(rounds), "rounds")
-    for each in rounds:
+    for each, found in zip(rounds, _judge(plan, frame, rounds, settings, progress), strict=True):
         rows = episode_rows(frame, each.final, plan)
         images += int(rows[1].sum() + rows[2].sum())
-        judged.append(_judge(plan, frame, each, settings, progress))
+        judged.append(found)
         progress.advance(1)
     common = [arm for arm in judged[0][0] if all(arm in results for results, _ in judged)]
     if "oracle" not in common:
@@ -109,26 +112,60 @@ def _summary(plan: Plan, rounds: list[Round], per_round: list[Results]) -> dict[
     return summary
 
 
+@dataclass(frozen=True)
+class _Pending:
+    """A round on its way: the arms' names in order, and the tasks that judge them."""
+
+    arms: list[str]
+    judged: list[Any]
+    similarity: Any
+
+
 def _judge(
-    plan: Plan, frame: pd.DataFrame, each: Round, settings: ZslSettings, progress: Progress
-) -> tuple[Results, dict[str, float]]:
-    """One round: its episodes prepared, then its arms judged side by side.
+    plan: Plan, frame: pd.DataFrame, rounds: list[Round], settings: ZslSettings, progress: Progress
+) -> Iterator[tuple[Results, dict[str, float]]]:
+    """The rounds in order; their tasks fill the CPUs side by side.
 
     Returns:
-        Results by arm, and by arm how far classes that look alike have like embeddings.
+        For each round results by arm, and by arm how far classes that look alike have like embeddings.
     """
     import ray
 
-    from vgse.pipeline.session import cpus, limit_threads
+    from vgse.pipeline.session import cpus
+
+    # A task has one thread, since tasks keep CPUs busier than threads do. Few rounds are cut into several tasks each;
+    # of many, so many are on their way that no CPU waits, and no more, as each holds its decompositions in memory.
+    tasks_each = -(-cpus() // len(rounds))
+    at_once = -(-cpus() // tasks_each) + 1
+    under_way: deque[_Pending] = deque()
+    for number in range(len(rounds) + at_once):
+        if number < len(rounds):
+            under_way.append(_start(plan, frame, rounds[number], settings, tasks_each))
+        if number < at_once:
+            continue
+        round_ = under_way.popleft()
+        results: Results = {}
+        for answer in _as_they_come(round_.judged):
+            results |= answer
+            progress.note(", ".join(answer))
+        yield {name: results[name] for name in round_.arms}, ray.get(round_.similarity)
+
+
+def _start(plan: Plan, frame: pd.DataFrame, each: Round, settings: ZslSettings, tasks: int) -> _Pending:
+    """Hands a round's episodes to tasks that prepare them, and its arms to tasks that wait for these."""
+    import ray
+
+    from vgse.pipeline.session import limit_threads
 
     as_published = plan.config.evaluate.protocol == "as_published"
     problems = [each.final] if as_published else list(each.problems)
     arms = [_arms(plan, problem) for problem in problems]
     # The oracle stands beside the others only where every class has images for it.
     shared = [name for name in arms[-1] if all(name in every for every in arms)]
-    episodes = [prepared_episode(plan, frame, problem, settings) for problem in problems]
-    prototypes_CF = episodes[-1].prototypes()
-    prepared = [ray.put(episode) for episode in episodes]
+
+    def prepare(episode: Episode, statistics: EszslStatistics | None) -> PreparedEpisode:
+        limit_threads(1)
+        return PreparedEpisode(episode, settings, statistics)
 
     def judge_arms(names: list[str], arms: list[list[np.ndarray]], *episodes: PreparedEpisode) -> Results:
         limit_threads(1)
@@ -139,16 +176,21 @@ def _judge(
             return evaluate_arm_as_published(embeddings[-1], episodes[-1], settings)
         return evaluate_arm(embeddings[:-1], episodes[:-1], embeddings[-1], episodes[-1], settings)
 
-    task = ray.remote(num_cpus=1, max_retries=3)(judge_arms)
-    results: Results = {}
-    # As many tasks as CPUs: arms of one task share what is computed from the images.
-    groups = [shared[first :: cpus()] for first in range(min(cpus(), len(shared)))]
-    pending = [task.remote(group, [[every[name] for every in arms] for name in group], *prepared) for group in groups]
-    for answer in _as_they_come(pending):
-        results |= answer
-        progress.note(", ".join(answer))
-    similarity = {name: similarity_correlation(arms[-1][name], prototypes_CF) for name in shared}
-    return {name: results[name] for name in shared}, similarity
+    def compare(arms: dict[str, np.ndarray], final: PreparedEpisode) -> dict[str, float]:
+        prototypes_CF = final.prototypes()
+        return {name: similarity_correlation(e_CK, prototypes_CF) for name, e_CK in arms.items()}
+
+    def task(function: Any) -> Any:
+        return ray.remote(num_cpus=1, max_retries=3)(function)
+
+    episodes = [_episode(plan, frame, problem) for problem in problems]
+    prepared = [task(prepare).remote(episode, accumulated(episode, settings)) for episode in episodes]
+    groups = [shared[first::tasks] for first in range(min(tasks, len(shared)))]
+    judged = [
+        task(judge_arms).remote(group, [[every[name] for every in arms] for name in group], *prepared)
+        for group in groups
+    ]
+    return _Pending(shared, judged, task(compare).remote({name: arms[-1][name] for name in shared}, prepared[-1]))
 
 
 def _as_they_come(pending: list[Any]) -> Iterator[Results]:

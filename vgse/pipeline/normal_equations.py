@@ -1,6 +1,6 @@
 """The normal equations of an episode's training images: what the closed forms need of any number of images.
 
-Small episodes are counted here; beyond, Ray Data deals slices of the rows to workers, each adds up its own, and the
+Small episodes are counted where they are prepared; beyond, Ray Data deals slices of the rows to workers, each adds up its own, and the
 parts are merged. A part is two matrices (F, F) and (S, F), whatever the number of images.
 """
 
@@ -23,16 +23,16 @@ from vgse.zsl.settings import ZslSettings
 _IN_PROCESS = 2**40
 
 
-def accumulated(episode: Episode, settings: ZslSettings, in_process: int = _IN_PROCESS) -> EszslStatistics:
-    """The statistics that `feature_statistics` gives, here or by Ray Data.
+def accumulated(episode: Episode, settings: ZslSettings, in_process: int = _IN_PROCESS) -> EszslStatistics | None:
+    """The statistics that `feature_statistics` gives, by Ray Data, or None where `PreparedEpisode` had better count.
 
     Args:
         episode: the problem; its training features must pickle as locations to be worth sending.
         settings: of the evaluation.
-        in_process: multiply-adds of the product of features up to which this process does it.
+        in_process: multiply-adds of the product of features up to which one process does it.
     """
     if len(episode.train) * episode.feature_dim**2 <= in_process:
-        return feature_statistics(episode, settings)
+        return None
     total = EszslStatistics(episode.feature_dim, int(episode.seen_C.sum()))
     for part in _parts(episode, settings):
         total.merge(part)

@@ -2,13 +2,15 @@
 
 Romera-Paredes and Torr, "An embarrassingly simple approach to zero-shot learning" (ICML 2015), equation 5, with
 images in rows: V = (X^T X + gamma I)^-1 X^T Y S (S^T S + lambda I)^-1, Y (N, S) in {-1, 1}, S the seen embeddings.
+
+V is taken apart into A = (X^T X + gamma I)^-1 X^T Y, ridge classifiers (F, S) of the seen classes that no embedding has
+a part in, and what the embeddings say: with S = L diag(s) R^T, V = A L diag(s / (s^2 + lambda)) R^T. So images are
+multiplied with A once for all embeddings that are judged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy import linalg, sparse
@@ -69,7 +71,10 @@ class EszslStatistics:
                 f"features of {int((~np.isfinite(x_BF).all(axis=1)).sum())} training images are not finite",
                 "encode these images again, in a wider number format if they overflow",
             )
-        self.gram_FF += x_BF.T @ x_BF
+        # The rank-k update fills one triangle, which halves the work.
+        product_FF = linalg.blas.dsyrk(1.0, x_BF.T)
+        self.gram_FF += product_FF
+        self.gram_FF += np.triu(product_FF, 1).T
         self.sums_SF += sums_SF
         self.count_S += np.bincount(labels_B, minlength=self.num_classes)
 
@@ -94,92 +99,68 @@ class EszslStatistics:
         return out
 
 
-@dataclass(frozen=True)
-class FeatureSpectrum:
-    """Statistics with X^T X = Q diag(d) Q^T, computed once and shared by every class embedding that is judged.
+def ridge_classifiers(statistics: EszslStatistics, gamma: float) -> np.ndarray:
+    """A = (X^T X + gamma I)^-1 X^T Y, (F, S) float64, Y = 2 one_hot - 1; gamma in units of trace(X^T X) / F.
 
-    Attributes:
-        statistics: of the training images.
-        values_F: d, ascending, not negative.
-        vectors_FF: Q, one eigenvector per column.
+    Raises:
+        DataError: every feature is zero, so there is nothing to learn from.
+        ValueError: gamma is not positive.
     """
-
-    statistics: EszslStatistics
-    values_F: np.ndarray
-    vectors_FF: np.ndarray
-
-    @classmethod
-    def of(cls, statistics: EszslStatistics) -> FeatureSpectrum:
-        """Decomposes X^T X.
-
-        Raises:
-            DataError: every feature is zero, so there is nothing to learn from.
-        """
-        values_F, vectors_FF = linalg.eigh(statistics.gram_FF, driver="evd")
-        if not values_F[-1] > 0:
-            raise DataError("the features of all training images are the same", "check the backbone and its weights")
-        return cls(statistics, np.maximum(values_F, 0.0), vectors_FF)
+    if not gamma > 0:
+        raise ValueError(f"gamma must be positive, not {gamma}")
+    unit = float(np.trace(statistics.gram_FF)) / statistics.feature_dim
+    if not unit > 0:
+        raise DataError("the features of all training images are the same", "check the backbone and its weights")
+    damped_FF = statistics.gram_FF.copy()
+    damped_FF.flat[:: len(damped_FF) + 1] += gamma * unit
+    cross_FS = 2.0 * statistics.sums_SF.T - statistics.sums_SF.sum(axis=0)[:, None]
+    return linalg.cho_solve(linalg.cho_factor(damped_FF, lower=True, overwrite_a=True, check_finite=False), cross_FS)
 
 
-class EszslFactors:
-    """V = left(gamma) right(lambda)^T for any gamma and lambda, after one decomposition per side.
+class EmbeddingFactors:
+    """The embeddings' part of V for any lambda, after one decomposition S = L diag(s) R^T.
 
-    gamma is given in units of trace(X^T X) / F and lambda in units of trace(S^T S) / K, so that one grid serves every
-    backbone, number of images and scale of the embeddings.
+    lambda is given in units of trace(S^T S) / K, so that one grid serves embeddings of any scale and width.
 
     Args:
-        spectrum: of the training images.
-        embeddings_SK: class embeddings of the seen classes, in the order of the statistics' classes.
+        embeddings_SK: class embeddings of the seen classes.
+
+    Attributes:
+        left_SR: L, what products of images with the ridge classifiers are multiplied with; R = min(S, K).
     """
 
-    def __init__(self, spectrum: FeatureSpectrum, embeddings_SK: np.ndarray) -> None:
-        statistics = spectrum.statistics
-        phi_SK = np.asarray(embeddings_SK, np.float64)
-        if phi_SK.ndim != 2 or len(phi_SK) != statistics.num_classes:
-            raise ValueError(f"embeddings {phi_SK.shape} do not fit {statistics.num_classes} seen classes")
-        self._spectrum = spectrum
-        gram_KK = phi_SK.T @ phi_SK
-        self._values_K, self._vectors_KK = linalg.eigh(gram_KK, driver="evd")
-        self._values_K = np.maximum(self._values_K, 0.0)
-        # X^T Y S with Y = 2 one_hot - 1, so X^T Y = 2 sums^T - total 1^T.
-        cross_FK = 2.0 * statistics.sums_SF.T @ phi_SK
-        cross_FK -= np.outer(statistics.sums_SF.sum(axis=0), phi_SK.sum(axis=0))
-        self._core_FK = spectrum.vectors_FF.T @ cross_FK @ self._vectors_KK
-
-    @cached_property
-    def _units(self) -> tuple[float, float]:
-        return float(self._spectrum.values_F.mean()), float(self._values_K.mean())
-
-    def left(self, gamma: float) -> np.ndarray:
-        """(F, K): what image features are multiplied with."""
-        damped_F = self._spectrum.values_F + gamma * self._units[0]
-        return self._spectrum.vectors_FF @ (self._core_FK / damped_F[:, None])
+    def __init__(self, embeddings_SK: np.ndarray) -> None:
+        left_SR, self._values_R, self._right_RK = linalg.svd(np.asarray(embeddings_SK, np.float64), full_matrices=False)
+        self.left_SR: np.ndarray = left_SR
+        self._unit = float((self._values_R**2).sum()) / embeddings_SK.shape[1]
 
     def right(self, lambda_: float) -> np.ndarray:
-        """(K, K): what class embeddings (C, K) are multiplied with from the right."""
-        return self._vectors_KK / (self._values_K + lambda_ * self._units[1])
-
-    def solve(self, gamma: float, lambda_: float) -> np.ndarray:
-        """V (F, K), float64; the score of image x for class embedding e is x^T V e."""
-        return self.left(gamma) @ self.right(lambda_).T
+        """(K, R): what class embeddings (C, K) are multiplied with."""
+        return self._right_RK.T * (self._values_R / (self._values_R**2 + lambda_ * self._unit))
 
 
 def solve_eszsl(
-    statistics: EszslStatistics | FeatureSpectrum,
-    embeddings_SK: np.ndarray,
-    gammas: Sequence[float],
-    lambdas: Sequence[float],
+    statistics: EszslStatistics, embeddings_SK: np.ndarray, gammas: Sequence[float], lambdas: Sequence[float]
 ) -> Iterator[tuple[tuple[float, float], np.ndarray]]:
-    """V (F, K) float64 for every pair of the grid; both in the relative units of `EszslFactors`.
+    """V (F, K) float64 for every pair of the grid, in the units of `ridge_classifiers` and `EmbeddingFactors`.
+
+    The score of image x for class embedding e is x^T V e.
+
+    Args:
+        statistics: of the training images.
+        embeddings_SK: class embeddings of the seen classes, in the order of the statistics' classes.
+        gammas, lambdas: the grid.
 
     Raises:
+        DataError: every feature is zero.
         ValueError: shapes that do not fit, or a gamma or lambda that is not positive.
     """
     if min(*gammas, *lambdas) <= 0:
         raise ValueError("gammas and lambdas must be positive")
-    spectrum = statistics if isinstance(statistics, FeatureSpectrum) else FeatureSpectrum.of(statistics)
-    factors = EszslFactors(spectrum, embeddings_SK)
+    if embeddings_SK.ndim != 2 or len(embeddings_SK) != statistics.num_classes:
+        raise ValueError(f"embeddings {embeddings_SK.shape} do not fit {statistics.num_classes} seen classes")
+    factors = EmbeddingFactors(embeddings_SK)
     for gamma in gammas:
-        left_FK = factors.left(gamma)
+        left_FR = ridge_classifiers(statistics, gamma) @ factors.left_SR
         for lambda_ in lambdas:
-            yield (gamma, lambda_), left_FK @ factors.right(lambda_).T
+            yield (gamma, lambda_), left_FR @ factors.right(lambda_).T

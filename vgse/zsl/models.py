@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vgse.zsl.eszsl import EszslFactors
+from vgse.zsl.eszsl import EmbeddingFactors
 from vgse.zsl.prepared import Part, PreparedEpisode
 from vgse.zsl.prototype import EmbeddingRidge, cosine_rights
 from vgse.zsl.settings import ZslSettings
@@ -61,18 +61,18 @@ class Eszsl:
     """ESZSL by accumulated statistics (see `eszsl`)."""
 
     def grid(self, settings: ZslSettings) -> list[Parameters]:
-        """All pairs of gamma and lambda, in the relative units of `EszslFactors`."""
+        """All pairs of gamma and lambda, in the relative units of `ridge_classifiers` and `EmbeddingFactors`."""
         return [{"gamma": gamma, "lambda": lambda_} for gamma in settings.gammas for lambda_ in settings.lambdas]
 
     def fit(
         self, prepared: PreparedEpisode, embeddings_CK: np.ndarray, grid: Sequence[Parameters]
     ) -> Iterator[Candidates]:
         """One group for each gamma."""
-        factors = EszslFactors(prepared.spectrum, embeddings_CK[prepared.episode.seen_C])
+        factors = EmbeddingFactors(embeddings_CK[prepared.episode.seen_C])
         for gamma in dict.fromkeys(parameters["gamma"] for parameters in grid):
             here = [parameters for parameters in grid if parameters["gamma"] == gamma]
             rights = [(parameters, embeddings_CK @ factors.right(parameters["lambda"])) for parameters in here]
-            yield Candidates.bilinear(prepared, factors.left(gamma), rights)
+            yield Candidates(partial(prepared.class_queries, gamma, factors.left_SR), rights)
 
 
 class Sje:

@@ -1,8 +1,8 @@
-"""What every arm shares: one pass over an episode's training images, one decomposition of their features."""
+"""What every arm shares: one pass over an episode's training images, and what the models make of them alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -11,14 +11,17 @@ from scipy import sparse
 
 from vgse.errors import DataError
 from vgse.zsl.episode import Episode
-from vgse.zsl.eszsl import EszslStatistics, FeatureSpectrum
+from vgse.zsl.eszsl import EszslStatistics, ridge_classifiers
 from vgse.zsl.features import FeatureMap, chunks
 from vgse.zsl.prototype import WithinSpectrum
 from vgse.zsl.settings import ZslSettings
+from vgse.zsl.whitening import principal_directions
 
 Part = Literal["test_seen", "test_unseen", "train"]
 # Mapped features of a part are kept up to so many values (256 MB of float32); larger ones are mapped again each time.
 _KEPT_VALUES = 2**26
+# Unseen embeddings shorter than this share of the seen ones are rounding error.
+_NO_LENGTH = 1e-6
 
 
 def feature_statistics(episode: Episode, settings: ZslSettings) -> EszslStatistics:
@@ -49,14 +52,16 @@ class PreparedEpisode:
             )
         self._kept: dict[str, list[np.ndarray]] = {}
         self._whitened: dict[float, tuple[np.ndarray, np.ndarray]] = {}
-        self._queries: dict[tuple[Part, float], list[np.ndarray]] = {}
+        self._classifiers: dict[float, np.ndarray] = {}
+        self._queries: dict[Hashable, list[np.ndarray]] = {}
         mean_F = statistics.mean() if settings.centre_features else None
         self.feature_map = FeatureMap(settings.l2_features, mean_F)
         self.statistics = statistics.centred() if settings.centre_features else statistics
         # What is dear is made here and not by the first arm: arms may be judged in processes of their own, each with a
         # copy of this object.
-        if {"eszsl", "sje"} & set(settings.models):
-            self.spectrum  # noqa: B018
+        if "eszsl" in settings.models:
+            for gamma in settings.gammas:
+                self.classifiers(gamma)
         if "sje" in settings.models:
             self.whitened_train_NP  # noqa: B018
         if "prototype" in settings.models:
@@ -67,10 +72,14 @@ class PreparedEpisode:
         state = {name: value for name, value in self.__dict__.items() if name != "calibration_features"}
         return state | {"_kept": {}, "_queries": {}}
 
-    @cached_property
-    def spectrum(self) -> FeatureSpectrum:
-        """Of all training images, for ESZSL and SJE."""
-        return FeatureSpectrum.of(self.statistics)
+    def classifiers(self, gamma: float) -> np.ndarray:
+        """`ridge_classifiers` of all training images, for ESZSL: (F, S) float32; kept while all of them are small."""
+        if gamma in self._classifiers:
+            return self._classifiers[gamma]
+        found_FS = ridge_classifiers(self.statistics, gamma).astype(np.float32)
+        if found_FS.size * len(self.settings.gammas) <= _KEPT_VALUES:
+            self._classifiers[gamma] = found_FS
+        return found_FS
 
     @cached_property
     def within(self) -> WithinSpectrum:
@@ -117,22 +126,41 @@ class PreparedEpisode:
             self._whitened[shrinkage] = sides
         return sides
 
-    def unit_queries(self, shrinkage: float, part: Part) -> Iterator[np.ndarray]:
-        """Whitened images M x / ||M x|| of one part as products with prototypes need them (B, R) float32, in chunks.
+    def class_queries(self, gamma: float, mixing_SR: np.ndarray, part: Part) -> Iterator[np.ndarray]:
+        """ESZSL's view of one part's images, x A mixed by an arm's embeddings: (B, R) float32, in chunks.
 
-        Every arm asks for the same, so they are kept while they are small.
+        Args:
+            gamma: of the ridge classifiers A.
+            mixing_SR: `EmbeddingFactors.left_SR` of the arm.
+            part: whose images.
         """
-        if (part, shrinkage) in self._queries:
-            return iter(self._queries[part, shrinkage])
-        made = self._made_queries(shrinkage, part)
-        kept = sum(q_BR.size for queries in self._queries.values() for q_BR in queries)
-        width = self.whitened(shrinkage)[0].shape[1]
-        if kept + len(self._features(part)) * width > _KEPT_VALUES:
-            return made
-        self._queries[part, shrinkage] = list(made)
-        return iter(self._queries[part, shrinkage])
+        mixing_SR, classifiers_FS = mixing_SR.astype(np.float32), self.classifiers(gamma)
+        shared = self._shared_queries(
+            ("classes", gamma, part), part, len(mixing_SR), lambda: (x @ classifiers_FS for x in self.mapped(part))
+        )
+        if shared is not None:
+            return (q_BS @ mixing_SR for q_BS in shared)
+        left_FR = classifiers_FS @ mixing_SR
+        return (x_BF @ left_FR for x_BF in self.mapped(part))
 
-    def _made_queries(self, shrinkage: float, part: Part) -> Iterator[np.ndarray]:
+    def unit_queries(self, shrinkage: float, part: Part) -> Iterator[np.ndarray]:
+        """Whitened images M x / ||M x|| of one part as products with prototypes need them (B, R) float32, in chunks."""
+        width = self.whitened(shrinkage)[0].shape[1]
+        shared = self._shared_queries(("unit", shrinkage, part), part, width, lambda: self._units(shrinkage, part))
+        return self._units(shrinkage, part) if shared is None else shared
+
+    def _shared_queries(
+        self, key: Hashable, part: Part, width: int, made: Callable[[], Iterator[np.ndarray]]
+    ) -> Iterator[np.ndarray] | None:
+        """What every arm asks for alike, kept while it is small; None where it is not."""
+        if key not in self._queries:
+            kept = sum(q_BR.size for queries in self._queries.values() for q_BR in queries)
+            if kept + len(self._features(part)) * width > _KEPT_VALUES:
+                return None
+            self._queries[key] = list(made())
+        return iter(self._queries[key])
+
+    def _units(self, shrinkage: float, part: Part) -> Iterator[np.ndarray]:
         left_FR, start = self.whitened(shrinkage)[0], 0
         lengths_N = self.whitened_lengths[part][:, self.settings.prototype.shrinkages.index(shrinkage)]
         for x_BF in self.mapped(part):
@@ -158,12 +186,7 @@ class PreparedEpisode:
     @cached_property
     def whitening_FP(self) -> np.ndarray:
         """Projection (F, P) on leading principal directions, scaled towards equal variance, rows of about length 1."""
-        dimensions = min(self.settings.sje.dimensions, self.episode.feature_dim)
-        values_P = self.spectrum.values_F[-dimensions:]
-        ridge = self.settings.sje.whitening * self.spectrum.values_F.mean()
-        basis_FP = self.spectrum.vectors_FF[:, -dimensions:] / np.sqrt(values_P + ridge)
-        scale = np.sqrt(len(self.episode.train) / (values_P / (values_P + ridge)).sum())
-        return (basis_FP * scale).astype(np.float32)
+        return principal_directions(self.statistics, self.settings.sje.dimensions, self.settings.sje.whitening)
 
     @cached_property
     def whitened_train_NP(self) -> np.ndarray:
@@ -175,7 +198,9 @@ class PreparedEpisode:
         return out_NP
 
 
-def scaled_embeddings(embeddings_CK: np.ndarray, seen_C: np.ndarray, centre: bool) -> np.ndarray:
+def scaled_embeddings(
+    embeddings_CK: np.ndarray, seen_C: np.ndarray, centre: bool, match_lengths: bool = False
+) -> np.ndarray:
     """Class embeddings with one scale for all: seen rows have length 1 on average. float64.
 
     Lengths differ between classes on purpose: normalising each class apart costs accuracy.
@@ -184,6 +209,7 @@ def scaled_embeddings(embeddings_CK: np.ndarray, seen_C: np.ndarray, centre: boo
         embeddings_CK: class embeddings.
         seen_C: which classes are seen; only they decide mean and scale.
         centre: subtract the mean of the seen rows first.
+        match_lengths: one scale for the unseen rows by themselves, so that they too have length 1 on average.
 
     Raises:
         DataError: not finite, or all seen classes have the same embedding.
@@ -199,4 +225,10 @@ def scaled_embeddings(embeddings_CK: np.ndarray, seen_C: np.ndarray, centre: boo
         raise DataError("all seen classes have the same embedding", "nothing can be learned from such embeddings")
     if centre:
         out_CK = out_CK - mean_K
-    return out_CK / np.linalg.norm(out_CK[seen_C], axis=1).mean()
+    length_C = np.linalg.norm(out_CK, axis=1)
+    out_CK = out_CK / length_C[seen_C].mean()
+    unseen = length_C[~seen_C].mean() / length_C[seen_C].mean()
+    # Unseen rows that all are the seen mean have no length to match.
+    if match_lengths and unseen > _NO_LENGTH:
+        out_CK[~seen_C] /= unseen
+    return out_CK

@@ -158,7 +158,8 @@ def _scaled(embeddings_CK: np.ndarray, prepared: PreparedEpisode, settings: ZslS
     names = prepared.episode.class_names
     if embeddings_CK.ndim != 2 or len(embeddings_CK) != len(names):
         raise ValueError(f"class embeddings {embeddings_CK.shape} do not fit {len(names)} classes")
-    return scaled_embeddings(embeddings_CK, prepared.episode.seen_C, settings.centre_embeddings)
+    centre, match = settings.centre_embeddings, settings.match_lengths
+    return scaled_embeddings(embeddings_CK, prepared.episode.seen_C, centre, match)
 
 
 def _evaluate_model(

@@ -59,6 +59,9 @@ class ZslSettings:
         l2_features: rows of features are L2-normalised.
         centre_features: the mean of the training images is subtracted (after the normalisation).
         centre_embeddings: the mean of the seen classes' embeddings is subtracted from all.
+        match_lengths: unseen classes' embeddings get one scale of their own, so that they are as long as seen ones on
+            average. Carried by a relation they are averages of several and shorter, and so are their scores: calibrated
+            stacking, a constant, does not mend what is a factor. Any arm is treated alike; T1 does not change.
         calibration_images: training images whose margins carry the calibration constant over, at most.
         chunk: images at a time.
         seed: of everything drawn at random.
@@ -72,6 +75,7 @@ class ZslSettings:
     l2_features: bool = True
     centre_features: bool = True
     centre_embeddings: bool = True
+    match_lengths: bool = True
     calibration_images: int = 20_000
     chunk: int = 8192
     seed: int = 0
