@@ -5,6 +5,9 @@
 Real images, EfficientNet-Lite0 frozen, 100-d GloVe, WordNet texts. One run directory serves all line-ups; features are
 encoded once. Writes benchmarks/results/quality.md and prints one JSON object as its last line: means of ratios paired
 by class split.
+
+    --vectors FILE    also with a text encoder's vectors (see benchmarks/encode_texts.py)
+    --at-192          also judge whole images encoded at 192 px
 """
 
 from __future__ import annotations
@@ -13,8 +16,7 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
+import shutil
 import time
 from collections.abc import Sequence
 from datetime import date
@@ -22,56 +24,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from line_ups import MODELS, ROOT, TEXTS, LineUp, base, judge, networks, stages
 
-from vgse.receipts import STAGES
 from vgse.zsl.controls import WORD_ARMS
 from vgse.zsl.table import comparison_lines, results_text
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/quality.md"
-MODELS = ("eszsl", "prototype")
-# The line-ups, in an order in which each shares as much as possible with the one before.
-TEXTS = ("--knowledge.texts", "{source}/data/cifar100/class_texts.jsonl")
-NAMES, MEAN = ("--knowledge.texts", "None"), ("--relate.method", "mean")
+TAXONOMY, MEAN = (*TEXTS, "--knowledge.taxonomy", "texts"), ("--relate.method", "mean")
+WHOLE = ("--evaluate.features", "whole")
+FEWER = ("--cluster.num-clusters", "50")
 LINE_UPS = {
-    "names": NAMES,
-    "names, mean r": (*NAMES, *MEAN),
-    "texts": TEXTS,
-    "texts, mean r": (*TEXTS, *MEAN),
-    "whole": (*TEXTS, "--evaluate.features", "whole", "--evaluate.models", "prototype"),
-    "K50": (*TEXTS, "--cluster.num-clusters", "50", "--evaluate.random-draws", "5", "--evaluate.models", "eszsl"),
+    "names": LineUp((), "kept-K150"),
+    "names, mean r": LineUp(MEAN, "kept-K150"),
+    "texts": LineUp(TEXTS, "kept-K150"),
+    "texts, mean r": LineUp((*TEXTS, *MEAN), "kept-K150"),
+    "taxonomy, mean r": LineUp((*TAXONOMY, *MEAN), "kept-K150"),
+    "whole": LineUp((*TEXTS, *WHOLE), "kept-K150"),
+    "K50": LineUp((*TEXTS, *FEWER, "--evaluate.random-draws", "5", "--evaluate.models", "eszsl"), "kept-K50"),
 }
-AT_192 = {"192 px": (*TEXTS, "--evaluate.input-size", "192")}
+ENCODER = {
+    "encoder, mean r": LineUp((*TAXONOMY, "--knowledge.vectors", "{vectors}", *MEAN), "kept-K150"),
+}
+AT_192 = LineUp((*TEXTS, *WHOLE, *MEAN, "--evaluate.input-size", "192"), "kept-K150")
 
 
-def base(source: Path, splits: int) -> tuple[str, ...]:
-    """Overrides of jobs/configs/cifar100.yaml that take its data from files instead of a bucket."""
-    cifar = source / "data/cifar100"
-    return (
-        "--data.images", *(str(path) for path in sorted(cifar.glob("train-*.parquet"))),
-        "--data.test-images", *(str(path) for path in sorted(cifar.glob("test-*.parquet"))),
-        "--data.classes", str(cifar / "split.yaml"), "--data.class-splits", str(splits),
-        "--data.word-vectors", str(source / "data/word_vectors/glove_100d_22k.bin"),
-        "--encode.weights", str(source / "weights/tf_efficientnet_lite0.safetensors"),
-        "--evaluate.models", *MODELS,
-    )  # fmt: skip
+def filled(line_ups: dict[str, LineUp], **places: Any) -> dict[str, LineUp]:
+    """The line-ups with the places of their files."""
+    return {
+        name: LineUp(tuple(text.format(**places) for text in each.overrides), each.embeddings, each.arms)
+        for name, each in line_ups.items()
+    }
 
 
-def run(name: str, folder: Path, source: Path, overrides: Sequence[str], stages: str = "run") -> dict[str, Any]:
-    """One `vgse run` in the shared run directory; its evaluation and time are kept, as the next one replaces them."""
-    kept = folder / f"bench_{''.join(c if c.isalnum() else '_' for c in name)}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
-    overrides = [text.format(source=source) for text in overrides]
-    started = time.monotonic()
-    command = [sys.executable, "-m", "vgse.cli", stages, str(ROOT / "jobs/configs/cifar100.yaml"), "--run", str(folder)]
-    subprocess.run([*command, *overrides], check=True, cwd=ROOT)
-    if stages != "run":
-        return {}
-    result = json.loads((folder / "evaluation.json").read_text()) | {"seconds": time.monotonic() - started}
-    result["stages"] = {name: json.loads((folder / f"receipts/{name}.json").read_text())["seconds"] for name in STAGES}
-    kept.write_text(json.dumps(result))
-    return result
+def at_192(folder: Path, always: Sequence[str], splits: int, line_up: LineUp) -> dict[str, Any]:
+    """The line-up on whole images at 192 px, in a run directory of its own that shares the files of the first."""
+    other = folder.with_name(folder.name + "-192")
+    if not other.exists():
+        shutil.copytree(folder, other, copy_function=os.link)
+    stages(other, (*always, *line_up.overrides), "encode")
+    return judge(other, always, {"192 px": line_up}, splits)
 
 
 def values(evaluation: dict[str, Any], arm: str, model: str, figure: str) -> np.ndarray:
@@ -85,24 +76,32 @@ def best(evaluation: dict[str, Any], arms: Sequence[str], model: str, figure: st
     return max((values(evaluation, arm, model, figure) for arm in arms), key=np.mean)
 
 
-def figures(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def figures(results: dict[str, dict[str, Any]], seconds: dict[str, float]) -> dict[str, Any]:
     """The JSON line."""
     names, texts = results["names"], results["texts"]
     out: dict[str, Any] = {model: ratios(names, texts, model) for model in MODELS}
     out["mean_relation"] = {
         model: ratios(results["names, mean r"], results["texts, mean r"], model) for model in MODELS
     }
-    T1, oracle = (values(texts, arm, "eszsl", "T1") for arm in ("vgse", "oracle"))
-    of_names = best(names, WORD_ARMS, "eszsl", "T1")
+    oracle, of_names = values(texts, "oracle", "eszsl", "T1"), best(names, WORD_ARMS, "eszsl", "T1")
+    closed = {
+        name: float(np.mean((values(result, "vgse", "eszsl", "T1") - of_names) / (oracle - of_names)))
+        for name, result in results.items()
+        if name in ("texts", "texts, mean r", "taxonomy, mean r", "encoder, mean r")
+    }
     whole, both = (values(results[name], "vgse", "prototype", "H") for name in ("whole", "texts"))
     similarity = {arm: mean(names["similarity"][arm]) for arm in ("vgse", *WORD_ARMS)}
     return out | {
         "K50_T1_over_random": ratio(*(values(results["K50"], arm, "eszsl", "T1") for arm in ("vgse", "random"))),
         "similarity_correlation": similarity["vgse"],
         "similarity_correlation_words": max(similarity[arm] for arm in WORD_ARMS),
-        "oracle_gap_closed": float(np.mean((T1 - of_names) / (oracle - of_names))),
+        "oracle_gap_closed": closed.pop("texts"),
+        "oracle_gap_closed_by": closed,
         "patch_gain_H": float(100 * np.mean(both - whole)),
-        "seconds": {name: round(result["seconds"], 1) for name, result in results.items()},
+        "seconds": {
+            **{name: round(value, 1) for name, value in seconds.items()},
+            "all": round(sum(seconds.values()), 1),
+        },
     }
 
 
@@ -136,13 +135,15 @@ def report(results: dict[str, dict[str, Any]], line: dict[str, Any], splits: int
         "names, mean r": "Names only, the mean of r over solvers",
         "texts": "Names and texts: names, WordNet synonyms, gloss and hypernym names",
         "texts, mean r": "Names and texts, the mean of r over solvers and sources",
+        "taxonomy, mean r": "Names, texts and the taxonomy of their hypernyms, the mean of r",
+        "encoder, mean r": "Names, texts, taxonomy and a text encoder's vectors of the texts, the mean of r",
         "whole": "Names and texts, features of the whole image alone",
         "K50": "Names and texts, 50 clusters; random is the mean of 5 draws",
-        "192 px": "Names and texts, images judged at 192 px",
+        "192 px": "Names and texts, the mean of r, whole images encoded at 192 px",
     }
     parts = [
         f"## {said[name]}\n\n```\n{results_text(result['arms'])}\n" + "\n".join(comparison_lines(result["comparisons"]))
-        + f"\n```\n\n{result['seconds']:.0f} s."
+        + "\n```\n"
         for name, result in results.items()
     ]  # fmt: skip
     return f"""# What the embeddings are worth: CIFAR-100
@@ -159,7 +160,7 @@ Measured {date.today()} on {os.cpu_count()} cores ({platform.machine()}, {platfo
 {json.dumps(line, indent=1)}
 ```
 
-{chr(10).join(part + chr(10) for part in parts)}"""
+{chr(10).join(parts)}"""
 
 
 def main() -> None:
@@ -168,17 +169,21 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--run", type=Path, default=ROOT / "runs/quality")
     parser.add_argument("--splits", type=int, default=6)
+    parser.add_argument("--vectors", type=Path, help="class vectors of a text encoder")
     parser.add_argument("--at-192", action="store_true", help="also judge at 192 px (encodes all images again)")
     options = parser.parse_args()
-    always = base(options.source.resolve(), options.splits)
-    run("features", options.run, options.source.resolve(), always, "crop")
-    run("features", options.run, options.source.resolve(), always, "encode")
-    line_ups = {**LINE_UPS, **(AT_192 if options.at_192 else {})}
-    results = {
-        name: run(name, options.run, options.source.resolve(), (*always, *overrides))
-        for name, overrides in line_ups.items()
-    }
-    line = figures(results)
+    folder, source = options.run.resolve(), options.source.resolve()
+    always, vectors = base(source, options.splits), options.vectors and options.vectors.resolve()
+    line_ups = filled({**LINE_UPS, **(ENCODER if vectors else {})}, source=source, vectors=vectors)
+    stages(folder, always, "crop", "encode")
+    seconds = {"networks, K150": networks(folder, always, "K150")}
+    seconds["networks, K50"] = networks(folder, (*always, *FEWER), "K50")
+    started = time.monotonic()
+    results = judge(folder, always, line_ups, options.splits)
+    seconds["judging"] = time.monotonic() - started
+    if options.at_192:
+        results |= at_192(folder, always, options.splits, filled({"": AT_192}, source=source)[""])
+    line = figures(results, seconds)
     RESULTS.write_text(report(results, line, options.splits))
     print(json.dumps(line))
 

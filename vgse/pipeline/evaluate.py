@@ -17,7 +17,7 @@ import pandas as pd
 
 from vgse import __version__
 from vgse.pipeline.crop import committed_images
-from vgse.pipeline.embed import features_folder, read_embeddings
+from vgse.pipeline.embed import SeenEmbeddings, features_folder, read_embeddings
 from vgse.pipeline.features import episode_rows
 from vgse.pipeline.image_features import image_features
 from vgse.pipeline.normal_equations import accumulated
@@ -58,11 +58,9 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
         images += int(rows[1].sum() + rows[2].sum())
         judged.append(found)
         progress.advance(1)
-    common = [arm for arm in judged[0][0] if all(arm in results for results, _ in judged)]
-    if "oracle" not in common:
+    summary = summarised(plan, rounds, judged)
+    if "oracle" not in summary["arms"]:
         progress.say("evaluate: no oracle arm, since some class has no images for it (encode.oracle_images)")
-    summary = _summary(plan, rounds, [{arm: results[arm] for arm in common} for results, _ in judged])
-    summary["similarity"] = _similarity([similarity for _, similarity in judged], list(summary["arms"]))
     plan.storage.write_bytes(plan.uri("evaluation.json"), json.dumps(summary, indent=1, allow_nan=False).encode())
     return StageOutcome(len(frame), images, details={"arms": list(judged[0][0])})
 
@@ -77,6 +75,20 @@ def print_results(plan: Plan) -> None:
         "same relation without visual content); oracle uses the unseen classes' own images: out of reach by design."
     )
     print(f"evaluation: {plan.uri('evaluation.json')}")
+
+
+def summarised(plan: Plan, rounds: list[Round], judged: list[tuple[Results, dict[str, float]]]) -> dict[str, Any]:
+    """What goes into evaluation.json.
+
+    Args:
+        plan: the run.
+        rounds: its rounds.
+        judged: for each round results by arm, and by arm how far classes that look alike have like embeddings.
+    """
+    common = [arm for arm in judged[0][0] if all(arm in results for results, _ in judged)]
+    summary = _summary(plan, rounds, [{arm: results[arm] for arm in common} for results, _ in judged])
+    summary["similarity"] = _similarity([similarity for _, similarity in judged], list(summary["arms"]))
+    return summary
 
 
 def _similarity(per_round: list[dict[str, float]], arms: list[str]) -> dict[str, Any]:
@@ -159,7 +171,10 @@ def _start(plan: Plan, frame: pd.DataFrame, each: Round, settings: ZslSettings, 
 
     as_published = plan.config.evaluate.protocol == "as_published"
     problems = [each.final] if as_published else list(each.problems)
-    arms = [_arms(plan, problem) for problem in problems]
+    arms = [
+        problem_arms(plan, problem, read_embeddings(plan, problem), read_relations(plan, problem))
+        for problem in problems
+    ]
     # The oracle stands beside the others only where every class has images for it.
     shared = [name for name in arms[-1] if all(name in every for every in arms)]
 
@@ -207,12 +222,12 @@ def prepared_episode(plan: Plan, frame: pd.DataFrame, problem: Problem, settings
     return PreparedEpisode(episode, settings, accumulated(episode, settings))
 
 
-def _arms(plan: Plan, problem: Problem) -> dict[str, np.ndarray]:
-    embeddings = read_embeddings(plan, problem)
+def problem_arms(plan: Plan, problem: Problem, embeddings: SeenEmbeddings, r_US: np.ndarray) -> dict[str, np.ndarray]:
+    """Class embeddings of every arm (see `build_arms`) under the relation r."""
     whole = np.isfinite(embeddings.oracle_UK).all()
     return build_arms(
         embeddings.phi_SK,
-        read_relations(plan, problem),
+        r_US,
         plan.words(problem.classes),
         problem.seen_mask,
         embeddings.oracle_UK if whole else None,

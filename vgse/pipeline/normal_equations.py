@@ -1,7 +1,7 @@
 """The normal equations of an episode's training images: what the closed forms need of any number of images.
 
-Small episodes are counted where they are prepared; beyond, Ray Data deals slices of the rows to workers, each adds up its own, and the
-parts are merged. A part is two matrices (F, F) and (S, F), whatever the number of images.
+Small episodes are counted where they are prepared; beyond, Ray Data deals slices of the rows to workers, each adds up
+its own, and the parts are merged. A part is two matrices (F, F) and (S, F), whatever the number of images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import pyarrow as pa
 from vgse.zsl.episode import Episode, ImageSet
 from vgse.zsl.eszsl import EszslStatistics
 from vgse.zsl.features import FeatureMap, chunks
-from vgse.zsl.prepared import feature_statistics
 from vgse.zsl.settings import ZslSettings
 
 # Multiply-adds from which a pipeline pays, which takes seconds to start: half a minute of one CPU.
