@@ -7,7 +7,7 @@ the pixels (0.2 ms at 224 x 224).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
@@ -36,6 +36,10 @@ class Views:
     scale_T: np.ndarray
     shift_T2: np.ndarray
 
+    def of(self, patches: np.ndarray) -> Views:
+        """The views of some of the patches, given by their numbers."""
+        return Views(**{field.name: getattr(self, field.name)[patches] for field in fields(self)})
+
 
 def draw_views(random: np.random.Generator, patches: int, strength: float) -> Views:
     """Draws the views of T patches.
@@ -55,7 +59,7 @@ def draw_views(random: np.random.Generator, patches: int, strength: float) -> Vi
     colour_3T = 1 + strength * _COLOUR * random.uniform(-1, 1, (3, patches))
     scale_T = (1 + _SCALE) ** (strength * random.uniform(-1, 1, patches))
     shift_T2 = strength * _SHIFT * random.uniform(-1, 1, (patches, 2))
-    return Views(flip_T, *colour_3T, scale_T, shift_T2)
+    return Views(flip_T, colour_3T[0], colour_3T[1], colour_3T[2], scale_T, shift_T2)
 
 
 def move_boxes(boxes_T4: np.ndarray, views: Views, height: int, width: int) -> np.ndarray:
