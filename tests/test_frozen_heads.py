@@ -79,7 +79,7 @@ def test_the_heads_of_a_finished_frozen_run_are_loaded(tmp_path):
 )
 def test_a_run_that_does_not_fit_is_refused(made, message, remedy, tmp_path):
     run = frozen_run(tmp_path / "frozen", **made)
-    with pytest.raises(ConfigError, match="cluster.heads_from") as caught:
+    with pytest.raises(ConfigError, match=r"cluster\.heads_from") as caught:
         frozen_heads(plan(tmp_path / "run", run), PROBLEM)
     assert message in caught.value.message
     assert remedy in caught.value.remedy
