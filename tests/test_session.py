@@ -36,7 +36,8 @@ def test_workers_never_take_every_cpu_from_the_readers(cluster, resources, wish,
 
 
 @pytest.mark.parametrize(
-    ("total", "workers", "each", "share"), [(2, 1, 1.0, 1.0), (2, 2, 0.5, 0.5), (64, 4, 4.0, 12.0), (2, 4, 0.25, 0.25)]
+    ("total", "workers", "each", "share"),
+    [(2, 1, 1.0, 1.0), (2, 2, 0.5, 0.5), (64, 4, 4.0, 12.0), (2, 4, 0.25, 0.25), (2, 1, 2.0, 0.0)],
 )
 def test_what_the_workers_leave_is_shared_by_their_cutting_tasks(cluster, total, workers, each, share):
     cluster(CPU=float(total))

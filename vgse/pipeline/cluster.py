@@ -123,7 +123,7 @@ def _train(plan: Plan, tasks: list[FitTask], progress: Progress) -> None:
             "run": plan.run,
             "board": board,
             "threads": max(1, int(each)),
-            "cutting_cpus": session.cutting_cpus(workers, each),
+            "cpus_per_worker": each,
         },
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpu > 0, resources_per_worker={"CPU": each, **({"GPU": gpu} if gpu else {})}
@@ -232,6 +232,7 @@ def _source(task: FitTask, settings: dict[str, Any], network: Any, rank: int, wo
         assert task.features is not None
         return InMemoryBatches(task.features, task.labels, cluster.batch_size, rank, world, seed)
     from vgse.pipeline.patch_stream import streamed_batches
+    from vgse.pipeline.session import cutting_cpus
 
     return streamed_batches(
         settings["storage"],
@@ -244,7 +245,7 @@ def _source(task: FitTask, settings: dict[str, Any], network: Any, rank: int, wo
         seed=seed,
         rank=rank,
         world_size=world,
-        cpus=settings["cutting_cpus"],
+        cpus=cutting_cpus(world, settings["cpus_per_worker"]),
     )
 
 

@@ -49,7 +49,7 @@ def streamed_batches(
         size: side of a patch, pixels.
         seed: of order and augmentation.
         rank, world_size: of this worker.
-        cpus: that this rank's tasks may use together.
+        cpus: that this rank's tasks may use together, see `PixelBlocks`.
     """
     lanes = lane_count(len(layout.labels_I), world_size)
     order = PatchOrder(layout.images, patches, cluster.batch_size, lanes, seed)

@@ -139,7 +139,7 @@ class PixelBlocks:
         cutter: how to cut.
         layout: what to cut.
         board: where a task leaves the error that should end the stage.
-        cpus: CPUs that this rank's tasks may use together.
+        cpus: CPUs that this rank's tasks may use together; 0 lets one task run beside the workers that hold them all.
         world_size: number of ranks, which share the object store.
     """
 
@@ -163,9 +163,8 @@ class PixelBlocks:
                       **{name: windows[name][i : i + _WINDOWS_PER_TASK] for name in WINDOW.names or ()}})
             for i in starts
         ]  # fmt: skip
-        dataset = ray.data.from_arrow(blocks).map_batches(
-            self._work, batch_size=None, batch_format="pyarrow", num_cpus=min(1.0, self._cpus)
-        )
+        asked: dict[str, Any] = {"num_cpus": min(1.0, self._cpus)} if self._cpus else {"num_cpus": 0, "concurrency": 1}
+        dataset = ray.data.from_arrow(blocks).map_batches(self._work, batch_size=None, batch_format="pyarrow", **asked)
         yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
 
     def _configure(self, context: Any) -> None:
@@ -179,5 +178,5 @@ class PixelBlocks:
         options.preserve_order = True
         store = ray.cluster_resources().get("object_store_memory", 2**30)
         options.resource_limits = ExecutionResources.for_limits(
-            cpu=self._cpus, object_store_memory=_STORE_SHARE * store / self._world_size
+            cpu=self._cpus or None, object_store_memory=_STORE_SHARE * store / self._world_size
         )

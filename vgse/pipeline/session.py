@@ -110,8 +110,9 @@ def worker_shape(resources: ResourcesConfig, *, reading: bool) -> tuple[int, flo
 
 
 def cutting_cpus(workers: int, each: float) -> float:
-    """CPUs that one worker's reading and cutting tasks may use: its share of what the workers leave."""
-    return max(0.25, int(100 * (cpus() - workers * each) / workers) / 100)
+    """CPUs that one worker's reading and cutting tasks may use: its share of what the workers leave, 0 where they
+    leave none (the user gave them all)."""
+    return max(0.0, int(100 * (cpus() - workers * each) / workers) / 100)
 
 
 def scratch_folder() -> str:
