@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import Counter
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 
 from vgse.cli import run
 from vgse.config_loading import parse_config
+from vgse.errors import StorageError
 from vgse.patches import cut_patches, decode_stored
 from vgse.storage import Storage
 
@@ -93,6 +95,23 @@ def test_two_ranks_get_every_patch_once_in_the_batches_of_one(cropped):
     varied = _epoch(cropped, layout, 0.5, 2)
     assert _epoch(cropped, layout, 0.5, 1, first_step=3, cpus=0.0) == varied[3:]
     assert not set(expected) & {digest for step in varied for digest in step}
+
+
+def test_a_shard_that_has_gone_leaves_its_error_for_the_driver(cropped):
+    from vgse.pipeline.board import Board
+    from vgse.pipeline.patch_stream import streamed_batches
+
+    folder, values = cropped
+    layout = replace(_layout(folder)[0], shards=tuple(f"gone-{name}" for name in _layout(folder)[0].shards))
+    board = Board()
+    source = streamed_batches(
+        Storage(), str(folder), board, parse_config(values, "test.yaml").cluster, layout=layout, patches=PATCHES,
+        size=SIZE, seed=0, rank=0, world_size=1, cpus=1.0,
+    )  # fmt: skip
+    with pytest.raises(Exception, match="gone-part"):
+        next(source.epoch(0))
+    assert isinstance(board.error(), StorageError)
+    assert "does not exist" in board.error().message
 
 
 def test_the_losses_of_an_epoch_are_the_same_on_one_and_two_workers(cropped):
