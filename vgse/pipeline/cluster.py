@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,37 +18,14 @@ from vgse.config import ClusterConfig
 from vgse.data.words import prepare_words
 from vgse.errors import VgseError
 from vgse.pipeline.crop import committed_images
-from vgse.pipeline.features import PatchFeatures, patch_features, training_rows
+from vgse.pipeline.features import patch_features, training_rows
+from vgse.pipeline.fit_task import FitTask
 from vgse.pipeline.frozen_heads import frozen_heads, load_heads
 from vgse.pipeline.networks import NetworkRecipe
-from vgse.pipeline.patch_windows import PatchLayout, patch_layout
+from vgse.pipeline.patch_windows import patch_layout
 from vgse.pipeline.plan import Plan, Problem
 from vgse.pipeline.stage import Progress, StageOutcome
 from vgse.storage import Storage, join
-
-
-@dataclass(frozen=True)
-class FitTask:
-    """What workers need to train one problem's network: `features`, or the `layout` of the shards they stream from.
-
-    `labels_I` are the seen-class indices of its I training images, each with `patches` patches. `heads` is the folder
-    of the frozen fit that it starts from.
-    """
-
-    name: str
-    folder: str
-    recipe: NetworkRecipe
-    words_SW: np.ndarray
-    features: PatchFeatures | None
-    layout: PatchLayout | None
-    labels_I: np.ndarray
-    patches: int
-    heads: str | None
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Seen-class index of every patch."""
-        return np.repeat(self.labels_I, self.patches)
 
 
 def outputs(plan: Plan) -> list[str]:
@@ -203,7 +179,7 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
         reason = compile_backbone(network.backbone.to(device), cluster.mixed_precision)
         if reason and rank == 0:
             settings["board"].pin("say", f"cluster: {task.name} trains without torch.compile ({reason})")
-    source = _source(task, settings, network, rank, world)
+    source = task.source(settings, network, rank, world)
 
     def on_epoch(figures: dict[str, float]) -> None:
         journal.epoch(figures)
@@ -220,33 +196,6 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
         on_step=journal.step,
     )
     journal.end()
-
-
-def _source(task: FitTask, settings: dict[str, Any], network: Any, rank: int, world: int) -> Any:
-    """This rank's rows: cached features, or pixels cut by Ray Data tasks."""
-    from vgse.clustering.batches import InMemoryBatches
-
-    cluster: ClusterConfig = settings["cluster"]
-    seed = task.recipe.seed
-    if task.layout is None:
-        assert task.features is not None
-        return InMemoryBatches(task.features, task.labels, cluster.batch_size, rank, world, seed)
-    from vgse.pipeline.patch_stream import streamed_batches
-    from vgse.pipeline.session import cutting_cpus
-
-    return streamed_batches(
-        settings["storage"],
-        settings["run"],
-        settings["board"],
-        cluster,
-        layout=task.layout,
-        patches=task.patches,
-        size=network.backbone.spec.input_size,
-        seed=seed,
-        rank=rank,
-        world_size=world,
-        cpus=cutting_cpus(world, settings["cpus_per_worker"]),
-    )
 
 
 def fit_settings(cluster: ClusterConfig, seed: int) -> Any:
