@@ -119,8 +119,8 @@ class _Poisoned(InMemoryBatches):
         super().__init__(*args)
         self.poisoned_step, self.given = poisoned_step, 0
 
-    def epoch(self, epoch: int):
-        for batch in super().epoch(epoch):
+    def epoch(self, epoch: int, first_step: int = 0):
+        for batch in super().epoch(epoch, first_step):
             if self.given == self.poisoned_step:
                 batch.inputs[0, 0] = math.nan
             self.given += 1
@@ -173,6 +173,8 @@ def test_every_row_comes_once_per_epoch_in_the_same_global_batches(world_size: i
         np.testing.assert_array_equal(np.concatenate([part[step] for part in parts]), batch)
     assert sorted(np.concatenate(alone)) == list(range(N))
     assert len(alone) == InMemoryBatches(features, labels, 64, 0, 1, 5).steps_per_epoch == 4
+    for step, batch in enumerate(InMemoryBatches(features, labels, 64, 0, 1, 5).row_numbers(2, first_step=3), 3):
+        np.testing.assert_array_equal(batch, alone[step])
     other_epoch = next(InMemoryBatches(features, labels, 64, 0, 1, 5).row_numbers(3))
     assert not np.array_equal(alone[0], other_epoch)
 

@@ -8,7 +8,8 @@ import pytest
 WITHOUT_RAY = ["vgse.config", "vgse.config_loading", "vgse.errors", "vgse.storage", "vgse.receipts", "vgse.cli",
                "vgse.data.manifest", "vgse.data.splits", "vgse.data.words", "vgse.data.demo_images", "vgse.patches",
                "vgse.clustering.training", "vgse.clustering.backbones", "vgse.relation", "vgse.zsl.protocol",
-               "vgse.zsl.table", "vgse.zsl.standalone", "vgse.data.knowledge"]  # fmt: skip
+               "vgse.zsl.table", "vgse.zsl.standalone", "vgse.data.knowledge",
+               "vgse.clustering.patch_order"]  # fmt: skip
 WITHOUT_TORCH = [
     "vgse.relation",
     "vgse.data.splits",
@@ -16,6 +17,7 @@ WITHOUT_TORCH = [
     "vgse.zsl.metrics",
     "vgse.config_loading",
     "vgse.patches",
+    "vgse.clustering.patch_order",
     "vgse.cli",
 ]
 

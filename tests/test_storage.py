@@ -8,6 +8,7 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -126,6 +127,16 @@ def test_tables_round_trip(place):
     assert size == len(storage.read_bytes(join(root, "t.parquet")))
     assert storage.read_table(join(root, "t.parquet")).equals(table)
     assert storage.read_table(join(root, "t.parquet"), ["r"]).column_names == ["r"]
+
+
+@pytest.mark.parametrize("rows", [[0], [3, 4, 11], [9], []])
+def test_single_rows_are_read_from_their_row_groups(place, rows):
+    storage, root = place
+    table = pa.table({"name": [f"row {i}" for i in range(12)], "image": [bytes([i]) * 100 for i in range(12)]})
+    storage.write_table(join(root, "t.parquet"), table, compression="none", row_group_size=5)
+    found = storage.read_rows(join(root, "t.parquet"), np.array(rows, np.int64), ["image"])
+    assert found.column_names == ["image"]
+    assert found["image"].to_pylist() == [bytes([i]) * 100 for i in rows]
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_content(tmp_path):

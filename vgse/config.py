@@ -13,6 +13,10 @@ import tyro
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 Uris = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+# YAML reads a bare true or false as a truth value.
+Switch = Annotated[
+    Literal["auto", "true", "false"], BeforeValidator(lambda v: str(v).lower() if isinstance(v, bool) else v)
+]
 Secret = Annotated[SecretStr | None, tyro.conf.Suppress]
 
 
@@ -166,11 +170,30 @@ class ClusterConfig(Section):
     """Patches remembered as candidate neighbours."""
     checkpoint_every: int = Field(default=1, ge=1)
     """Epochs between checkpoints."""
+    heads_from: str | None = None
+    """Run directory of a finished run in frozen mode on the same images and classes, whose heads finetune starts from
+    (default: fresh heads)."""
+    head_epochs: int = Field(default=0, ge=0)
+    """Epochs at the start of finetune in which only the heads learn and the backbone stays as it is."""
+    augment: float = Field(default=0.5, ge=0, le=1)
+    """Strength of the augmentation of patches in finetune: mirrored, colours changed by up to 40 %, boxes by 20 % in
+    size and 10 % in place, times this; 0 switches it off."""
+    accumulate: int = Field(default=1, ge=1)
+    """Micro-batches per optimiser step, for batches that do not fit into memory; the gradients are those of the whole
+    batch, at the price of one more forward pass."""
+    mixed_precision: Switch = "auto"
+    """Run the backbone in bfloat16 in finetune: auto does where the hardware is made for it. Losses stay float32."""
+    compile: bool = False
+    """Compile the backbone with torch.compile in finetune; where that is impossible, training says so and goes on."""
     validation_fit: bool = True
     """Train a second network without the val classes to make choices with; false reuses the final one (half the
     time, but the network that choices are made with has then seen the val images)."""
     max_failures: int = Field(default=3, ge=0)
     """How many times training continues from its last checkpoint after a worker died."""
+
+
+# Settings of cluster that frozen mode does not read.
+FINETUNE_ONLY = ("heads_from", "head_epochs", "augment", "mixed_precision", "compile")
 
 
 class RelateConfig(Section):
@@ -261,6 +284,15 @@ class Config(Section):
             raise ValueError(
                 "cluster.mode frozen on encode.backbone tiny with encode.weights none would cluster the output of an "
                 "untrained network; set cluster.mode to finetune or give encode.weights"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_backbone_joins_in(self) -> Config:
+        if self.cluster.head_epochs >= self.cluster.epochs and self.cluster.mode == "finetune":
+            raise ValueError(
+                f"cluster.head_epochs is {self.cluster.head_epochs}, but cluster.epochs only {self.cluster.epochs}: "
+                "the backbone would never be trained; lower cluster.head_epochs or set cluster.mode to frozen"
             )
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vgse.config import Config, RelateConfig
+from vgse.config import FINETUNE_ONLY, ClusterConfig, Config, RelateConfig
 
 # The settings of each relation method.
 _RELATE_READS = {
@@ -42,5 +42,9 @@ def _ignored(config: Config) -> Iterator[tuple[str, str]]:
         yield "knowledge.text_fields", "knowledge.texts is not given"
     if knowledge.wordnet_senses and not knowledge.wordnet:
         yield "knowledge.wordnet_senses", "knowledge.wordnet is not given"
+    if config.cluster.mode == "frozen":
+        for field in FINETUNE_ONLY:
+            if getattr(config.cluster, field) != ClusterConfig.model_fields[field].default:
+                yield f"cluster.{field}", "cluster.mode is frozen"
     if config.evaluate.input_size is not None and config.cluster.mode == "finetune":
         yield "evaluate.input_size", "in finetune mode images are judged at the size the network was trained at"

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vgse import __version__
-from vgse.config import Config
+from vgse.config import FINETUNE_ONLY, Config
 from vgse.config_loading import fingerprint
 from vgse.errors import RunDirectoryError
 from vgse.storage import Storage, join
@@ -40,7 +40,7 @@ _READS: Mapping[str, tuple[str, ...]] = {
 _VERSIONS: Mapping[str, int] = dict.fromkeys(_READS, 1)
 
 # Settings that change how a stage runs but not what it writes.
-_WITHOUT_EFFECT = {"cluster": {"max_failures", "checkpoint_every"}}
+_WITHOUT_EFFECT = {"cluster": {"max_failures", "checkpoint_every", "accumulate", "compile"}}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
     finetune = config.cluster.mode == "finetune"
     if stage in _SETTINGS_ELSEWHERE:
         return _SETTINGS_ELSEWHERE[stage](config, finetune)
-    section = getattr(config, stage).model_dump(mode="json", exclude=_WITHOUT_EFFECT.get(stage, set()))
+    ignored = _WITHOUT_EFFECT.get(stage, set()) | (set() if finetune or stage != "cluster" else set(FINETUNE_ONLY))
+    section = getattr(config, stage).model_dump(mode="json", exclude=ignored)
     if stage == "evaluate":
         return {**section, "seed": config.seed, "seeds": config.seeds}
     if stage == "relate":

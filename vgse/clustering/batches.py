@@ -34,8 +34,8 @@ class BatchSource(Protocol):
         """Global batches per epoch."""
         ...
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This rank's rows of every global batch of epoch `epoch` (from 0)."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """This rank's rows of every global batch of epoch `epoch` (from 0), from its step `first_step` on."""
         ...
 
 
@@ -70,16 +70,16 @@ class InMemoryBatches:
         """Global batches per epoch; the last one may be smaller."""
         return -(-len(self._labels_N) // self._global_batch)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This rank's rows of every global batch of `epoch`."""
-        for rows in self.row_numbers(epoch):
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """This rank's rows of every global batch of `epoch` from `first_step` on; what is skipped is not read."""
+        for rows in self.row_numbers(epoch, first_step):
             inputs = np.asarray(self._features_NF[rows], dtype=np.float32)
             yield Batch(torch.from_numpy(inputs), torch.from_numpy(self._labels_N[rows]))
 
-    def row_numbers(self, epoch: int) -> Iterator[np.ndarray]:
-        """Row numbers of this rank's part of every global batch of `epoch`."""
+    def row_numbers(self, epoch: int, first_step: int = 0) -> Iterator[np.ndarray]:
+        """Row numbers of this rank's part of every global batch of `epoch` from `first_step` on."""
         order_N = np.random.default_rng((self._seed, epoch)).permutation(len(self._labels_N))
-        for start in range(0, len(order_N), self._global_batch):
+        for start in range(first_step * self._global_batch, len(order_N), self._global_batch):
             batch = order_N[start : start + self._global_batch]
             first, last = (len(batch) * r // self._world_size for r in (self._rank, self._rank + 1))
             yield batch[first:last]

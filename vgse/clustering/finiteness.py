@@ -29,12 +29,12 @@ def raise_if_loss_not_finite(losses: Losses, step: int) -> None:
         _raise_first(losses.local, list(LOCAL_TERMS), step, unknown="loss")
 
 
-def raise_if_gradient_not_finite(model: nn.Module, loss_again: Callable[[], Tensor], step: int) -> None:
+def raise_if_gradient_not_finite(model: nn.Module, backward_again: Callable[[], None], step: int) -> None:
     """Checks the gradients after the backward pass, before the optimiser uses them.
 
     Args:
         model: the network, wrapped or not.
-        loss_again: repeats the forward pass of this step, to find the rank in a backward pass without averaging.
+        backward_again: repeats this step's passes, to find the rank in a backward pass without averaging.
         step: number of the step.
 
     Raises:
@@ -45,7 +45,7 @@ def raise_if_gradient_not_finite(model: nn.Module, loss_again: Callable[[], Tens
         return
     model.zero_grad(set_to_none=True)
     with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
-        loss_again().backward()
+        backward_again()
     named = [(name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None]
     sums = torch.stack([gradient.sum().float() for _, gradient in named])
     _raise_first(sums, [f"gradient of {name.removeprefix('module.')}" for name, _ in named], step, unknown="gradient")

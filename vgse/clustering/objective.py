@@ -25,6 +25,7 @@ from vgse.clustering.network import Outputs
 TERMS = ("clu", "pel", "cls", "sem")
 # What each rank contributes, causes before their consequences.
 LOCAL_TERMS = ("features", "assignments", "L_clu", "L_cls", "L_sem")
+_SCALARS = len(LOCAL_TERMS) + 1
 _TINY = 1e-30  # below any probability that matters; keeps log and its derivative finite in float32
 
 
@@ -66,16 +67,37 @@ def objective(
         neighbour_a_BkK: assignments of every row's nearest neighbours, no gradient; k = 0 makes L_clu zero.
         weights: lambda, beta, gamma.
     """
+    local = row_sums(outputs, labels_B, words_SW, neighbour_a_BkK)
+    return global_losses(local, all_sum(local), weights)
+
+
+def row_sums(outputs: Outputs, labels_B: Tensor, words_SW: Tensor, neighbour_a_BkK: Tensor) -> Tensor:
+    """All that the objective needs of some rows, summed over them: (6 + K,) with gradient.
+
+    In the order of `LOCAL_TERMS`, then the number of rows, then the sum of the assignments (K,). The sums of disjoint
+    sets of rows add up to that of their union, whether these lie on several ranks or come one after the other.
+    """
     clu_sum = neighbour_loss(outputs.a_BK, neighbour_a_BkK).sum()
     cls_sum = functional.cross_entropy(outputs.class_logits_BS, labels_B, reduction="sum")
     sem_sum = word_distance(outputs.words_BW, words_SW[labels_B]).sum()
     a_sum_K = outputs.a_BK.sum(dim=0)
-
     rows = a_sum_K.new_tensor(float(len(labels_B)))
-    local = torch.stack([outputs.features_BF.sum(), a_sum_K.sum(), clu_sum, cls_sum, sem_sum, rows]).detach()
-    globally = all_sum(torch.cat([local, a_sum_K.detach()]))
-    features, _, clu, cls, sem, rows = globally[:6].unbind()
-    a_mean_K = (a_sum_K + (globally[6:] - a_sum_K).detach()) / rows
+    scalars = torch.stack([outputs.features_BF.sum().detach(), a_sum_K.sum().detach(), clu_sum, cls_sum, sem_sum, rows])
+    return torch.cat([scalars, a_sum_K])
+
+
+def global_losses(mine: Tensor, globally: Tensor, weights: ObjectiveWeights, local: Tensor | None = None) -> Losses:
+    """The terms of the global batch, with the gradient of some rows' share.
+
+    Args:
+        mine: `row_sums` of these rows.
+        globally: the sum of `row_sums` over all rows of the global batch, no gradient.
+        weights: lambda, beta, gamma.
+        local: `row_sums` of all of this rank's rows, where `mine` is a part of them.
+    """
+    clu_sum, cls_sum, sem_sum, a_sum_K = mine[2], mine[3], mine[4], mine[_SCALARS:]
+    features, _, clu, cls, sem, rows = globally[:_SCALARS].unbind()
+    a_mean_K = (a_sum_K + (globally[_SCALARS:] - a_sum_K).detach()) / rows
     pel = cluster_usage_loss(a_mean_K)
 
     ranks = world_size()
@@ -85,7 +107,8 @@ def objective(
     total = clu + weights.lambda_pel * pel + weights.beta_cls * cls + weights.gamma_sem * sem
     # The value of the global batch with the gradient of this rank's share.
     total = local_total + (total - local_total).detach()
-    return Losses(total, clu, pel, cls, sem, rows, features, local[: len(LOCAL_TERMS)])
+    local = mine if local is None else local
+    return Losses(total, clu, pel, cls, sem, rows, features, local[: len(LOCAL_TERMS)].detach())
 
 
 def neighbour_loss(a_BK: Tensor, neighbour_a_BkK: Tensor) -> Tensor:

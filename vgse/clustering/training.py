@@ -22,9 +22,9 @@ from vgse.clustering.batches import Batch, BatchSource, InMemoryBatches
 from vgse.clustering.checkpoints import Checkpoints
 from vgse.clustering.collectives import barrier, rank
 from vgse.clustering.epoch_metrics import EpochMetrics
-from vgse.clustering.finiteness import raise_if_gradient_not_finite, raise_if_loss_not_finite
+from vgse.clustering.global_step import GlobalStep
 from vgse.clustering.network import ClusterNetwork
-from vgse.clustering.objective import Losses, ObjectiveWeights, objective
+from vgse.clustering.objective import Losses, ObjectiveWeights
 from vgse.clustering.training_state import checked_history, pack, unpack
 
 __all__ = ["Batch", "BatchSource", "FitSettings", "InMemoryBatches", "fit"]
@@ -34,7 +34,9 @@ __all__ = ["Batch", "BatchSource", "FitSettings", "InMemoryBatches", "fit"]
 class FitSettings:
     """How to train. `neighbours` and `bank_size` are rows, `warmup_epochs` and `checkpoint_every` epochs.
 
-    `amp` runs a backbone in bfloat16 where the device is CUDA; losses stay in float32.
+    `mixed_precision` (`auto`, `true`, `false`) runs a backbone in bfloat16, losses stay in float32. `accumulate` is the
+    number of micro-batches per step; it changes memory and time, not the gradients. In the first `head_epochs` epochs
+    a backbone is left as it is; its learning rate warms up after them.
     """
 
     epochs: int = 15
@@ -46,7 +48,9 @@ class FitSettings:
     neighbours: int = 5
     bank_size: int = 4096
     weights: ObjectiveWeights = field(default_factory=ObjectiveWeights)
-    amp: bool = True
+    mixed_precision: str = "auto"
+    accumulate: int = 1
+    head_epochs: int = 0
     seed: int = 0
     checkpoint_every: int = 1
 
@@ -90,8 +94,8 @@ def fit(
         unpack(saved.tensors, network, run.optimizer, run.bank)
         if saved.epoch >= settings.epochs:
             return network.eval()
-    run.wrap()
     for epoch in range(saved.epoch if saved else 0, settings.epochs):
+        run.wrap(epoch)
         figures = run.epoch(source, epoch, on_step)
         history.append(figures)
         finished = epoch + 1 == settings.epochs
@@ -111,18 +115,36 @@ class _Run:
     def __init__(
         self, network: ClusterNetwork, settings: FitSettings, words_SW: Tensor, device: torch.device, steps: int
     ) -> None:
-        self.network, self.settings, self.words_SW, self.device = network, settings, words_SW, device
+        self.network, self.settings, self.device = network, settings, device
         self.steps_per_epoch = steps
-        self.model: nn.Module = network
         self.optimizer = torch.optim.AdamW(_parameter_groups(network, settings))
         # With no more rows than an epoch has (its last batch may be short), a query's own earlier copy is in it once.
         capacity = min(settings.bank_size, max(1, steps - 1) * settings.global_batch)
         self.bank = NeighbourBank(capacity, network.feature_dim, network.num_clusters, device)
 
-    def wrap(self) -> None:
-        """Lets gradients be averaged over ranks, and starts all ranks from rank 0's weights."""
+        self.gradients = GlobalStep(
+            network,
+            self.bank,
+            words_SW,
+            settings.weights,
+            neighbours=settings.neighbours,
+            accumulate=settings.accumulate,
+            mixed_precision=settings.mixed_precision,
+            seed=settings.seed,
+        )
+        self._wrapped: bool | None = None
+
+    def wrap(self, epoch: int) -> None:
+        """Lets gradients be averaged over ranks, and starts all ranks from rank 0's weights; again where the backbone
+        joins in after `head_epochs`, since the wrapper must know what is trained."""
+        joins = epoch >= self.settings.head_epochs
+        if joins == self._wrapped:
+            return
+        self._wrapped = joins
+        if self.network.backbone is not None:
+            self.network.backbone.requires_grad_(joins)
         if dist.is_available() and dist.is_initialized():
-            self.model = DistributedDataParallel(
+            self.gradients.model = DistributedDataParallel(
                 self.network,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
                 forward_sync_buffers=False,
@@ -132,7 +154,7 @@ class _Run:
     def epoch(self, source: BatchSource, epoch: int, on_step: Callable[[int, int], None] | None) -> dict[str, float]:
         """Trains one epoch and returns its figures, the same on all ranks but for times."""
         torch.manual_seed(int(np.random.SeedSequence((self.settings.seed, epoch, rank())).generate_state(1)[0]))
-        self.model.train()
+        self.gradients.model.train()
         metrics = EpochMetrics(self.network.num_clusters, self.device)
         total_steps = self.settings.epochs * self.steps_per_epoch
         batches, step = iter(source.epoch(epoch)), epoch * self.steps_per_epoch
@@ -156,37 +178,26 @@ class _Run:
         self._schedule(step)
         inputs = batch.inputs.to(self.device, non_blocking=True)
         labels_B = batch.labels_B.to(self.device, non_blocking=True)
-        neighbours: Tensor | None = None
-
-        def forward() -> tuple[Losses, Tensor, Tensor]:
-            nonlocal neighbours
-            amp = self.settings.amp and self.device.type == "cuda"
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
-                outputs = self.model(inputs)
-            if neighbours is None:
-                neighbours = self.bank.neighbours(outputs.features_BF, self.settings.neighbours)
-            losses = objective(outputs, labels_B, self.words_SW, neighbours, self.settings.weights)
-            return losses, outputs.features_BF, outputs.a_BK
-
-        losses, features_BF, a_BK = forward()
-        raise_if_loss_not_finite(losses, step)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        raise_if_gradient_not_finite(self.model, lambda: forward()[0].total, step)
+        losses, features_BF, a_BK = self.gradients.backward(inputs, labels_B, step)
         self.optimizer.step()
         self.bank.push(features_BF, a_BK)
-        return losses, a_BK.detach()
+        return losses, a_BK
 
     def _schedule(self, step: int) -> None:
         settings = self.settings
-        total = settings.epochs * self.steps_per_epoch
-        warmup = min(settings.warmup_epochs * self.steps_per_epoch, total)
-        if step < warmup:
-            factor = (step + 1) / (warmup + 1)
-        else:
-            factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+        first = {"heads": 0, "backbone": settings.head_epochs * self.steps_per_epoch}
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+            group["lr"] = group["peak"] * self._factor(step - first[group["name"]], first[group["name"]])
+
+    def _factor(self, step: int, first: int) -> float:
+        """Warm-up, then cosine decay over the steps from `first` to the end; `step` counts from there."""
+        if step < 0:
+            return 0.0
+        total = self.settings.epochs * self.steps_per_epoch - first
+        warmup = min(self.settings.warmup_epochs * self.steps_per_epoch, total)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
 
 
 def _parameter_groups(network: ClusterNetwork, settings: FitSettings) -> list[dict]:

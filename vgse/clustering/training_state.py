@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vgse.clustering.training import FitSettings
 
 # These change neither what is learned nor the schedule (precision changes it only within its noise).
-_FREE = {"checkpoint_every", "amp"}
+_FREE = {"checkpoint_every", "mixed_precision", "accumulate"}
 
 
 def pack(
@@ -63,7 +63,8 @@ def checked_history(saved: Saved | None, settings: FitSettings, network: Cluster
     """
     if saved is None:
         return []
-    now, then = asdict(settings), saved.state["settings"]
+    # A setting that is younger than the checkpoint had its default effect.
+    now, then = asdict(settings), {field.name: field.default for field in fields(settings)} | saved.state["settings"]
     differing = [
         f"{key} was {then.get(key)}, is {now[key]}" for key in now if key not in _FREE and then.get(key) != now[key]
     ]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,32 +18,14 @@ from vgse.config import ClusterConfig
 from vgse.data.words import prepare_words
 from vgse.errors import VgseError
 from vgse.pipeline.crop import committed_images
-from vgse.pipeline.features import PatchFeatures, patch_features, training_rows
+from vgse.pipeline.features import patch_features, training_rows
+from vgse.pipeline.fit_task import FitTask
+from vgse.pipeline.frozen_heads import frozen_heads, load_heads
 from vgse.pipeline.networks import NetworkRecipe
+from vgse.pipeline.patch_windows import patch_layout
 from vgse.pipeline.plan import Plan, Problem
 from vgse.pipeline.stage import Progress, StageOutcome
 from vgse.storage import Storage, join
-
-
-@dataclass(frozen=True)
-class FitTask:
-    """What workers need to train one problem's network; `features` is None where they stream pixels.
-
-    `labels_I` are the seen-class indices of its I training images, each with `patches` patches.
-    """
-
-    name: str
-    folder: str
-    recipe: NetworkRecipe
-    words_SW: np.ndarray
-    features: PatchFeatures | None
-    labels_I: np.ndarray
-    patches: int
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Seen-class index of every patch."""
-        return np.repeat(self.labels_I, self.patches)
 
 
 def outputs(plan: Plan) -> list[str]:
@@ -73,7 +54,7 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
     """Trains every problem's network."""
     frame = committed_images(plan)
     finetune = plan.config.cluster.mode == "finetune"
-    tasks, datasets, rows = [], {}, 0
+    tasks, rows = [], 0
     for problem in fitted_problems(plan):
         chosen = training_rows(frame, problem, plan)
         label = {name: i for i, name in enumerate(problem.seen)}
@@ -86,29 +67,28 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
                 recipe=NetworkRecipe.of(plan.config, len(problem.seen), words.shape[1], problem.draw),
                 words_SW=words,
                 features=None if finetune else patch_features(plan, frame, chosen),
+                layout=patch_layout(frame, chosen, labels) if finetune else None,
                 labels_I=labels,
                 patches=plan.config.crop.patches,
+                heads=frozen_heads(plan, problem) if plan.config.cluster.heads_from else None,
             )
         )
-        if finetune:
-            from vgse.pipeline.patch_stream import patch_dataset
-
-            datasets[problem.name] = patch_dataset(plan, frame.assign(label=frame.class_name.map(label)), chosen)
         rows += len(labels) * plan.config.crop.patches
     steps = rows * plan.config.cluster.epochs
     progress.start(steps, "patches")
-    _train(plan, tasks, datasets, progress)
+    _train(plan, tasks, progress)
     return StageOutcome(rows, steps, unit="patches", details={"fits": _finish(plan, tasks)})
 
 
-def _train(plan: Plan, tasks: list[FitTask], datasets: dict[str, Any], progress: Progress) -> None:
+def _train(plan: Plan, tasks: list[FitTask], progress: Progress) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from vgse.pipeline import session
     from vgse.pipeline.board import Board
 
-    workers, each, gpu = session.worker_shape(plan.config.resources, reading=bool(datasets))
+    finetune = plan.config.cluster.mode == "finetune"
+    workers, each, gpu = session.worker_shape(plan.config.resources, reading=finetune)
     board, scratch = Board(), session.scratch_folder()
     trainer = TorchTrainer(
         _worker,
@@ -116,8 +96,10 @@ def _train(plan: Plan, tasks: list[FitTask], datasets: dict[str, Any], progress:
             "tasks": tasks,
             "cluster": plan.config.cluster,
             "storage": plan.storage,
+            "run": plan.run,
             "board": board,
             "threads": max(1, int(each)),
+            "cpus_per_worker": each,
         },
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpu > 0, resources_per_worker={"CPU": each, **({"GPU": gpu} if gpu else {})}
@@ -127,7 +109,6 @@ def _train(plan: Plan, tasks: list[FitTask], datasets: dict[str, Any], progress:
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=plan.config.cluster.max_failures),
         ),
-        datasets=datasets or None,
     )
     done: dict[str, int] = {}
 
@@ -177,8 +158,8 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    from vgse.clustering.batches import InMemoryBatches
     from vgse.clustering.checkpoints import Checkpoints
+    from vgse.clustering.compiling import compile_backbone
     from vgse.clustering.training import fit
     from vgse.pipeline.fit_journal import FitJournal
 
@@ -190,25 +171,27 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
     checkpoints = Checkpoints(storage, task.folder)
     journal = FitJournal(task.name, task.folder, storage, settings["board"], len(task.labels), cluster, rank, world)
     journal.begin(checkpoints.latest())
-    if task.features is not None:
-        source: Any = InMemoryBatches(task.features, task.labels, cluster.batch_size, rank, world, seed)
-    else:
-        from vgse.pipeline.patch_stream import StreamedBatches
-
-        shard = ray.train.get_dataset_shard(task.name)
-        source = StreamedBatches(shard, len(task.labels), cluster.batch_size, world, seed)
+    network = task.recipe.build(storage)
+    if task.heads is not None:
+        load_heads(network, storage, task.heads)
+    device = ray.train.torch.get_device()
+    if cluster.compile and network.backbone is not None:
+        reason = compile_backbone(network.backbone.to(device), cluster.mixed_precision)
+        if reason and rank == 0:
+            settings["board"].pin("say", f"cluster: {task.name} trains without torch.compile ({reason})")
+    source = task.source(settings, network, rank, world)
 
     def on_epoch(figures: dict[str, float]) -> None:
         journal.epoch(figures)
         ray.train.report({"fit": task.name, **figures})
 
     fit(
-        task.recipe.build(storage),
+        network,
         source,
         _tensor(task.words_SW),
         fit_settings(cluster, seed),
         checkpoints=checkpoints,
-        device=ray.train.torch.get_device(),
+        device=device,
         on_epoch=on_epoch,
         on_step=journal.step,
     )
@@ -230,6 +213,9 @@ def fit_settings(cluster: ClusterConfig, seed: int) -> Any:
         neighbours=cluster.neighbours,
         bank_size=cluster.bank_size,
         weights=ObjectiveWeights(cluster.lambda_pel, cluster.beta_cls, cluster.gamma_sem),
+        mixed_precision=cluster.mixed_precision,
+        accumulate=cluster.accumulate,
+        head_epochs=cluster.head_epochs,
         seed=seed,
         checkpoint_every=cluster.checkpoint_every,
     )

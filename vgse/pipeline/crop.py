@@ -28,6 +28,11 @@ from vgse.storage import Storage, join
 
 # Files asked for at once: enough to hide an object store's latency, few enough to bound a worker's memory.
 _CONCURRENT_READS = 64
+# Shards whose lists of images are read at once.
+_CONCURRENT_SHARDS = 16
+# Images per row group of a shard (2.3 MB at short side 256): fine-tuning reads a few images at a time, while those who
+# list a shard's images make a request per group.
+_ROWS_PER_GROUP = 64
 
 PATCH_SCHEMA = pa.schema(
     [
@@ -99,7 +104,9 @@ def _write_shards(block: pa.Table, storage: Storage, run: str, crop: CropConfig)
         name = shard_name(int(str(number)))
         if refused:
             storage.write_table(join(run, "quarantine", name), pa.Table.from_pylist(refused, QUARANTINE_SCHEMA))
-        storage.write_table(join(run, "patches", name), pa.Table.from_pylist(kept, PATCH_SCHEMA), compression="none")
+        shard = pa.Table.from_pylist(kept, PATCH_SCHEMA)
+        uri = join(run, "patches", name)
+        storage.write_table(uri, shard, compression="none", row_group_size=_ROWS_PER_GROUP)
         sizes.append(len(unit))
     return pa.table({"rows": sizes})
 
@@ -191,12 +198,13 @@ def _account(plan: Plan) -> StageOutcome:
 def committed_images(plan: Plan) -> pd.DataFrame:
     """image_id, class_name, role and rank of every committed image, in shard order, with its `shard` file name."""
     columns = ["image_id", "class_name", "role", "rank"]
-    names = plan.storage.list_names(plan.uri("patches"))
-    frames = []
-    for name in names:
+
+    def read(name: str) -> pd.DataFrame:
         with plan.storage.open(plan.uri("patches", name)) as source:
-            frames.append(pq.read_table(source, columns=columns).to_pandas().assign(shard=name))
-    frame = pd.concat(frames, ignore_index=True)
+            return pq.read_table(source, columns=columns).to_pandas().assign(shard=name)
+
+    with ThreadPoolExecutor(_CONCURRENT_SHARDS) as pool:
+        frame = pd.concat(pool.map(read, plan.storage.list_names(plan.uri("patches"))), ignore_index=True)
     # Ranked anew without the quarantined, so that "the first few of a class" are there for every class.
     frame["rank"] = frame.groupby(["role", "class_name"])["rank"].rank(method="first").astype(np.int64) - 1
     return frame

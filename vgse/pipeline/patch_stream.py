@@ -1,95 +1,170 @@
-"""Patches streamed as pixels into the training workers (finetune): Ray Data tasks cut them from the patch shards."""
+"""Patches streamed as pixels into a training worker (finetune), every patch once an epoch, in the order of PatchOrder.
+
+Global batches, and with them what is learned, do not depend on the number of workers or on which task ends first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
+import torch
 
-from vgse.clustering.backbones import backbone_spec
 from vgse.clustering.batches import Batch
-from vgse.pipeline.pixels import pixel_chunks
-from vgse.pipeline.plan import Plan
-from vgse.storage import Storage, join
+from vgse.clustering.patch_order import PatchOrder, lane_count
+from vgse.config import ClusterConfig
+from vgse.pipeline.patch_windows import Cutter, PatchLayout, PixelBlocks
+from vgse.storage import Storage
 
-# Images cut per block: small blocks keep the object store flat (9 patches of 224 x 224 are 1.4 MB an image).
-_IMAGES_PER_BLOCK = 32
+# (lane, pixels, labels): a window, or the part of it that came in one block.
+Piece = tuple[int, np.ndarray, np.ndarray]
+Blocks = Iterator[dict[str, np.ndarray]]
 
 
-def patch_dataset(plan: Plan, frame: pd.DataFrame, chosen: np.ndarray) -> Any:
-    """A Ray dataset of single patches, `pixels` (size, size, 3) uint8 and `label`.
+def streamed_batches(
+    storage: Storage,
+    run: str,
+    board: Any,
+    cluster: ClusterConfig,
+    *,
+    layout: PatchLayout,
+    patches: int,
+    size: int,
+    seed: int,
+    rank: int,
+    world_size: int,
+    cpus: float,
+) -> StreamedBatches:
+    """The source of a fit whose pixels are cut by Ray Data tasks.
 
     Args:
-        plan: the run.
-        frame: committed images in shard order, with `label` (the seen-class index, missing for other classes).
-        chosen: which of them to train on.
+        storage, run: where the patch shards lie.
+        board: where a task leaves the error that should end the stage.
+        cluster: batch size, epochs, augmentation.
+        layout: what is trained on.
+        patches: per image.
+        size: side of a patch, pixels.
+        seed: of order and augmentation.
+        rank, world_size: of this worker.
+        cpus: that this rank's tasks may use together, see `PixelBlocks`.
     """
-    import ray
-
-    encode = plan.config.encode
-    size = backbone_spec(encode.backbone, input_size=encode.input_size).input_size
-    labels = frame.label.where(chosen, -1).fillna(-1).astype(np.int64)
-    blocks = [
-        pa.table({"shard": [name], "labels": [labels[rows.index].tolist()]})
-        for name, rows in frame.groupby("shard", sort=False)
-    ]
-    work = partial(_cut, storage=plan.storage, run=plan.run, size=size, seed=plan.config.seed)
-    # A fraction of a CPU, so that cutting is never starved by the workers' whole ones.
-    return ray.data.from_arrow(blocks).map_batches(work, batch_size=1, batch_format="pyarrow", num_cpus=0.5)
-
-
-def _cut(batch: pa.Table, *, storage: Storage, run: str, size: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
-    import cv2
-
-    cv2.setNumThreads(1)
-    for entry in batch.to_pylist():
-        table = storage.read_table(join(run, "patches", entry["shard"]), ["image", "boxes"])
-        labels = np.array(entry["labels"])
-        wanted = (labels >= 0).tolist()
-        rng = np.random.default_rng(seed)
-        nothing = [False] * len(wanted)
-        for chunk in pixel_chunks(table, size=size, whole=nothing, patches=wanted, images=_IMAGES_PER_BLOCK, threads=1):
-            patches = len(chunk.pixels) // len(chunk.patch_rows)
-            order = rng.permutation(len(chunk.pixels))
-            yield {
-                "pixels": chunk.pixels[order],
-                "label": np.repeat(labels[chunk.patch_rows], patches)[order],
-            }
+    lanes = lane_count(len(layout.labels_I), world_size)
+    order = PatchOrder(layout.images, patches, cluster.batch_size, lanes, seed)
+    blocks = PixelBlocks(Cutter(storage, run, order, size, cluster.augment), layout, board, cpus, world_size)
+    return StreamedBatches(order, blocks, size, rank, world_size, cluster.epochs)
 
 
 class StreamedBatches:
-    """This rank's part of a stream that Ray Data splits evenly over the ranks.
+    """This rank's rows of every global batch, pixels (B, size, size, 3) uint8.
 
     Args:
-        shard: the rank's data iterator.
-        rows: patches in all; the split leaves out the few that do not divide by the number of ranks.
-        global_batch: patches per step over all ranks.
+        order: of the patches.
+        open_blocks: from windows (see `PatchOrder.windows`) to blocks of `pixels`, `label` and `window` in their order.
+        size: side of a patch, pixels.
+        rank: this rank.
         world_size: number of ranks.
-        seed: of the shuffling.
+        epochs: of the whole training: the next epoch is opened as soon as all of one has arrived.
     """
 
-    def __init__(self, shard: Any, rows: int, global_batch: int, world_size: int, seed: int) -> None:
-        self._shard, self._seed = shard, seed
-        self._batch = max(1, global_batch // world_size)
-        self._rows = rows // world_size
+    def __init__(
+        self,
+        order: PatchOrder,
+        open_blocks: Callable[[np.ndarray], Blocks],
+        size: int,
+        rank: int,
+        world_size: int,
+        epochs: int,
+    ) -> None:
+        self._order, self._open_blocks, self._size = order, open_blocks, size
+        self._rank, self._world_size, self._epochs = rank, world_size, epochs
+        self._opener = ThreadPoolExecutor(1)
+        self._opened: tuple[int, Iterator[Piece]] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
         """Global batches per epoch."""
-        return -(-self._rows // self._batch)
+        return self._order.steps_per_epoch
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This rank's rows of every global batch of `epoch`."""
-        stream = self._shard.iter_torch_batches(
-            batch_size=self._batch,
-            prefetch_batches=2,
-            # Patches of one image follow each other in the stream; a buffer of several batches takes them apart.
-            local_shuffle_buffer_size=4 * self._batch,
-            local_shuffle_seed=self._seed + epoch,
-        )
-        for batch in stream:
-            yield Batch(batch["pixels"], batch["label"])
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """This rank's rows of every global batch of `epoch` from `first_step` on, each put together while the worker
+        computes on the one before. What was skipped is neither read nor decoded."""
+        pieces = self._pieces_of(epoch, first_step)
+        batches = self._batches(pieces, epoch, first_step)
+        with ThreadPoolExecutor(1) as ahead:
+            following = ahead.submit(next, batches, None)
+            while (batch := following.result()) is not None:
+                following = ahead.submit(next, batches, None)
+                yield batch
+
+    def _batches(self, pieces: Iterator[Piece], epoch: int, first_step: int) -> Iterator[Batch]:
+        waiting: dict[int, deque[tuple[np.ndarray, np.ndarray]]] = defaultdict(deque)
+        for step in range(first_step, self.steps_per_epoch):
+            need_L = self._order.taken(step + 1) - self._order.taken(step)
+            parts: list[tuple[np.ndarray, np.ndarray]] = []
+            for lane in self._order.rank_lanes(self._rank, self._world_size):
+                need = int(need_L[lane])
+                while need:
+                    while not waiting[lane]:
+                        arrived, *content = next(pieces)
+                        waiting[arrived].append((content[0], content[1]))
+                    pixels, labels = waiting[lane].popleft()
+                    if len(labels) > need:
+                        waiting[lane].appendleft((pixels[need:], labels[need:]))
+                    parts.append((pixels[:need], labels[:need]))
+                    need -= len(parts[-1][1])
+            yield self._batch(parts)
+        assert next(pieces, None) is None, "patches were left over at the end of an epoch"
+
+    def _batch(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
+        nothing = np.empty((0, self._size, self._size, 3), np.uint8)
+        pixels = torch.from_numpy(np.concatenate([nothing, *(pixels for pixels, _ in parts)]))
+        labels_B = torch.from_numpy(np.concatenate([np.empty(0, np.int64), *(labels for _, labels in parts)]))
+        # Pinned memory travels to a GPU while it computes.
+        return Batch(pixels.pin_memory(), labels_B) if torch.cuda.is_available() else Batch(pixels, labels_B)
+
+    def _pieces_of(self, epoch: int, first_step: int) -> Iterator[Piece]:
+        """The stream from there on: the one that was opened ahead where it fits, else a new one."""
+        ahead, self._opened = self._opened, None
+        if ahead is not None and (epoch, first_step) == (ahead[0], 0):
+            return ahead[1]
+        return self._pieces(epoch, first_step)
+
+    def _pieces(self, epoch: int, first_step: int) -> Iterator[Piece]:
+        windows = self._order.windows(epoch, self._rank, self._world_size, first_step)
+        rows = self._order.window_rows(windows)
+        blocks = self._started(self._open_blocks(windows))
+
+        def pieces() -> Iterator[Piece]:
+            number, left = 0, int(rows[0]) if len(rows) else 0
+            for block in blocks:
+                start, count = 0, len(block["label"])
+                while start < count:
+                    part = slice(start, start + min(left, count - start))
+                    assert left, "more patches came than were asked for"
+                    assert (block["window"][part] == number).all(), "windows came out of order"
+                    lane, start = int(windows["lane"][number]), part.stop
+                    left -= part.stop - part.start
+                    if left == 0:
+                        number += 1
+                        left = int(rows[number]) if number < len(rows) else 0
+                        if number == len(rows) and epoch + 1 < self._epochs:
+                            self._opened = (epoch + 1, self._pieces(epoch + 1, 0))
+                    yield lane, block["pixels"][part], block["label"][part]
+            assert number == len(rows), f"the stream ended after {number} of {len(rows)} windows"
+
+        return pieces()
+
+    def _started(self, blocks: Blocks) -> Blocks:
+        """The same blocks, the first of them being asked for at once: that is when their tasks begin."""
+        first = self._opener.submit(next, blocks, None)
+
+        def whole() -> Blocks:
+            block = first.result()
+            if block is not None:
+                yield block
+                yield from blocks
+
+        return whole()

@@ -26,6 +26,9 @@ import ray
 
 from vgse.config import ResourcesConfig
 
+# CPUs of a worker that trains on a GPU while other tasks cut its pixels.
+_GPU_WORKER_CPUS = 4.0
+
 
 def connect() -> None:
     """Joins the cluster of RAY_ADDRESS (set by `ray job submit`), else starts Ray on this machine. Idempotent.
@@ -97,13 +100,22 @@ def worker_shape(resources: ResourcesConfig, *, reading: bool) -> tuple[int, flo
     Args:
         resources: the user's wishes; what is left open is shared out evenly.
         reading: leave a CPU to the tasks that read and cut pixels beside the workers; a group that reserves every CPU
-            would leave Ray Data none and hang. Workers get a fraction of a CPU where there are more of them than CPUs.
+            would leave Ray Data none and hang. Workers get a fraction of a CPU where there are more of them than CPUs;
+            one that computes on a GPU takes few, since cutting needs about one CPU per GPU or more.
     """
     accelerators = gpus(resources)
     workers = resources.workers or max(1, accelerators)
+    gpu = 1 if accelerators >= workers else 0
     spare = max(0.5, cpus() - (1 if reading else 0))
-    each = float(resources.cpus_per_worker or min(16.0, spare / workers))
-    return workers, float(int(each)) if each >= 1 else round(each, 2), 1 if accelerators >= workers else 0
+    most = _GPU_WORKER_CPUS if reading and gpu else 16.0
+    each = float(resources.cpus_per_worker or min(most, spare / workers))
+    return workers, float(int(each)) if each >= 1 else round(each, 2), gpu
+
+
+def cutting_cpus(workers: int, each: float) -> float:
+    """CPUs that one worker's reading and cutting tasks may use: its share of what the workers leave, 0 where they
+    leave none (the user gave them all)."""
+    return max(0.0, int(100 * (cpus() - workers * each) / workers) / 100)
 
 
 def scratch_folder() -> str:

@@ -1,0 +1,77 @@
+"""What training workers are told about one problem, and where its rows come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vgse.config import ClusterConfig
+from vgse.pipeline.features import PatchFeatures
+from vgse.pipeline.networks import NetworkRecipe
+from vgse.pipeline.patch_windows import PatchLayout
+
+if TYPE_CHECKING:
+    from vgse.clustering.batches import BatchSource
+    from vgse.clustering.network import ClusterNetwork
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """What workers need to train one problem's network: `features`, or the `layout` of the shards they stream from.
+
+    `labels_I` are the seen-class indices of its I training images, each with `patches` patches. `heads` is the folder
+    of the frozen fit that it starts from.
+    """
+
+    name: str
+    folder: str
+    recipe: NetworkRecipe
+    words_SW: np.ndarray
+    features: PatchFeatures | None
+    layout: PatchLayout | None
+    labels_I: np.ndarray
+    patches: int
+    heads: str | None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Seen-class index of every patch."""
+        return np.repeat(self.labels_I, self.patches)
+
+    def source(self, settings: Mapping[str, Any], network: ClusterNetwork, rank: int, world_size: int) -> BatchSource:
+        """A rank's rows: cached features, or pixels cut by Ray Data tasks.
+
+        Args:
+            settings: what the group of workers was started with (`storage`, `run`, `board`, `cluster`,
+                `cpus_per_worker`).
+            network: whose input size the pixels have.
+            rank: of this worker.
+            world_size: number of workers.
+        """
+        from vgse.clustering.batches import InMemoryBatches
+
+        cluster: ClusterConfig = settings["cluster"]
+        seed = self.recipe.seed
+        if self.layout is None:
+            assert self.features is not None
+            return InMemoryBatches(self.features, self.labels, cluster.batch_size, rank, world_size, seed)
+        from vgse.pipeline.patch_stream import streamed_batches
+        from vgse.pipeline.session import cutting_cpus
+
+        assert network.backbone is not None
+        return streamed_batches(
+            settings["storage"],
+            settings["run"],
+            settings["board"],
+            cluster,
+            layout=self.layout,
+            patches=self.patches,
+            size=network.backbone.spec.input_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            cpus=cutting_cpus(world_size, settings["cpus_per_worker"]),
+        )
