@@ -5,11 +5,13 @@ from __future__ import annotations
 import pickle
 import resource
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.s3_server import KEY, SECRET
@@ -137,6 +139,21 @@ def test_single_rows_are_read_from_their_row_groups(place, rows):
     found = storage.read_rows(join(root, "t.parquet"), np.array(rows, np.int64), ["image"])
     assert found.column_names == ["image"]
     assert found["image"].to_pylist() == [bytes([i]) * 100 for i in rows]
+
+
+def test_files_are_opened_from_many_threads_at_once(place):
+    storage, root = place
+    uris = [join(root, f"{number}.parquet") for number in range(12)]
+    for number, uri in enumerate(uris):
+        table = pa.table({"number": [number] * 9, "image": [b"x" * 1000] * 9})
+        storage.write_table(uri, table, compression="none", row_group_size=2)
+
+    def read(uri: str) -> list[int]:
+        with storage.open(uri) as source:
+            return pq.read_table(source, columns=["number"])["number"].to_pylist()
+
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(read, uris)) == [[number] * 9 for number in range(12)]
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_content(tmp_path):
