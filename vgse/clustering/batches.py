@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -34,8 +35,8 @@ class BatchSource(Protocol):
         """Global batches per epoch."""
         ...
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This rank's rows of every global batch of epoch `epoch` (from 0)."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """This rank's rows of the global batches of epoch `epoch` (from 0), without the first `first_step`."""
         ...
 
 
@@ -70,9 +71,9 @@ class InMemoryBatches:
         """Global batches per epoch; the last one may be smaller."""
         return -(-len(self._labels_N) // self._global_batch)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This rank's rows of every global batch of `epoch`."""
-        for rows in self.row_numbers(epoch):
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """This rank's rows of the global batches of `epoch`, without the first `first_step`."""
+        for rows in islice(self.row_numbers(epoch), first_step, None):
             inputs = np.asarray(self._features_NF[rows], dtype=np.float32)
             yield Batch(torch.from_numpy(inputs), torch.from_numpy(self._labels_N[rows]))
 

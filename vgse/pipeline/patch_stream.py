@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,8 @@ class StreamedBatches:
         """Global batches per epoch."""
         return -(-self._rows // self._batch)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This rank's rows of every global batch of `epoch`."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """This rank's rows of the global batches of `epoch`, without the first `first_step`."""
         stream = self._shard.iter_torch_batches(
             batch_size=self._batch,
             prefetch_batches=2,
@@ -91,5 +92,5 @@ class StreamedBatches:
             local_shuffle_buffer_size=4 * self._batch,
             local_shuffle_seed=self._seed + epoch,
         )
-        for batch in stream:
+        for batch in islice(stream, first_step, None):
             yield Batch(batch["pixels"], batch["label"])
