@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from vgse.config import Config, RelateConfig
+from vgse.config import ClusterConfig, Config, RelateConfig
 
 # The settings of each relation method.
 _RELATE_READS = {
@@ -32,6 +33,10 @@ def config_warnings(config: Config) -> list[str]:
     return said
 
 
+def _default(field: str) -> Any:
+    return ClusterConfig.model_fields[field].default
+
+
 def _ignored(config: Config) -> Iterator[tuple[str, str]]:
     """Settings that were given a value of their own and have no effect, with the reason."""
     relate, knowledge = config.relate, config.knowledge
@@ -42,5 +47,8 @@ def _ignored(config: Config) -> Iterator[tuple[str, str]]:
         yield "knowledge.text_fields", "knowledge.texts is not given"
     if knowledge.wordnet_senses and not knowledge.wordnet:
         yield "knowledge.wordnet_senses", "knowledge.wordnet is not given"
+    cluster = config.cluster
+    if not cluster.validation_fit and cluster.validate_every not in (0, _default("validate_every")):
+        yield "cluster.validate_every", "without cluster.validation_fit no network has val classes to look at"
     if config.evaluate.input_size is not None and config.cluster.mode == "finetune":
         yield "evaluate.input_size", "in finetune mode images are judged at the size the network was trained at"

@@ -149,8 +149,9 @@ def test_the_networks_are_whole(interrupted):
     folder, _ = interrupted
     for fit in ("split-0-choice", "split-0-final"):
         latest = json.loads((folder / "clustering" / fit / "latest.json").read_text())
-        assert latest == {"checkpoint": f"checkpoint-{EPOCHS:06d}"}
         state = json.loads((folder / "clustering" / fit / latest["checkpoint"] / "state.json").read_text())
+        assert latest == {"checkpoint": f"checkpoint-{state['step']:06d}"}
+        assert (state["epoch"], state["position"]) == (EPOCHS, 0)
         assert state["finished"] is True
         assert [figures["epoch"] for figures in state["history"]] == list(range(1, EPOCHS + 1))
 
@@ -169,8 +170,8 @@ def test_a_fit_killed_between_its_last_checkpoint_and_the_journal_keeps_its_figu
     """The loop commits a checkpoint before it records the epoch; the next start finds the fit finished."""
     cluster = parse_config(demo_values("r", cluster={"epochs": 2}), "test.yaml").cluster
     history = [{"epoch": 1, "step": 3, "loss": 2.0}, {"epoch": 2, "step": 6, "loss": 1.0}]
-    journal = FitJournal("fit", str(tmp_path), Storage(), Notes(), 9, cluster, rank=0, world=1)
-    journal.begin(Saved(2, {}, {"history": history}))
+    journal = FitJournal("fit", str(tmp_path), Storage(), Notes(), 9, 3, cluster, rank=0, world=1)
+    journal.begin(Saved(6, {}, {"epoch": 2, "position": 0, "steps_per_epoch": 3, "history": history}))
     journal.end()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["loss"]) for line in lines] == [(1, 2.0), (2, 1.0)]

@@ -23,12 +23,14 @@ from vgse.pipeline.features import PatchFeatures, patch_features, training_rows
 from vgse.pipeline.networks import NetworkRecipe
 from vgse.pipeline.plan import Plan, Problem
 from vgse.pipeline.stage import Progress, StageOutcome
+from vgse.pipeline.validation import ValidationTask, validation_task
 from vgse.storage import Storage, join
 
 
 @dataclass(frozen=True)
 class FitTask:
-    """What workers need to train one problem's network; `features` is None where they stream pixels.
+    """What workers need to train one problem's network; `features` is None where they stream pixels, `validation` where
+    there is none.
 
     `labels_I` are the seen-class indices of its I training images, each with `patches` patches.
     """
@@ -40,6 +42,7 @@ class FitTask:
     features: PatchFeatures | None
     labels_I: np.ndarray
     patches: int
+    validation: ValidationTask | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -88,6 +91,7 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
                 features=None if finetune else patch_features(plan, frame, chosen),
                 labels_I=labels,
                 patches=plan.config.crop.patches,
+                validation=validation_task(plan, frame, problem),
             )
         )
         if finetune:
@@ -107,7 +111,10 @@ def _train(plan: Plan, tasks: list[FitTask], datasets: dict[str, Any], progress:
 
     from vgse.pipeline import session
     from vgse.pipeline.board import Board
+    from vgse.pipeline.trackers import Trackers
 
+    cluster = plan.config.cluster
+    trackers = Trackers(cluster.log_to, plan.run, cluster.model_dump(mode="json", exclude={"log_to"}), progress.say)
     workers, each, gpu = session.worker_shape(plan.config.resources, reading=bool(datasets))
     board, scratch = Board(), session.scratch_folder()
     trainer = TorchTrainer(
@@ -136,6 +143,8 @@ def _train(plan: Plan, tasks: list[FitTask], datasets: dict[str, Any], progress:
             name, patches = content
             progress.advance(patches - done.get(name, 0))
             done[name] = patches
+        elif kind == "epoch":
+            trackers.epoch(content)
         elif kind == "figures":
             progress.note(content)
         else:
@@ -147,6 +156,7 @@ def _train(plan: Plan, tasks: list[FitTask], datasets: dict[str, Any], progress:
     except Exception as error:
         raise board.error() or error from error
     finally:
+        trackers.close()
         shutil.rmtree(scratch, ignore_errors=True)
     failed = board.error()
     if failed is not None:
@@ -180,18 +190,25 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
     from vgse.clustering.batches import InMemoryBatches
     from vgse.clustering.checkpoints import Checkpoints
     from vgse.clustering.training import fit
+    from vgse.pipeline.features import held_rows
     from vgse.pipeline.fit_journal import FitJournal
+    from vgse.pipeline.session import free_memory
+    from vgse.pipeline.validation import Validation
 
     storage: Storage = settings["storage"]
     cluster: ClusterConfig = settings["cluster"]
     seed = task.recipe.seed
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    checkpoints = Checkpoints(storage, task.folder)
-    journal = FitJournal(task.name, task.folder, storage, settings["board"], len(task.labels), cluster, rank, world)
+    checkpoints = Checkpoints(storage, task.folder, cluster.keep_best)
+    journal = FitJournal(
+        task.name, task.folder, storage, settings["board"], len(task.labels), task.patches, cluster, rank, world
+    )
     journal.begin(checkpoints.latest())
     if task.features is not None:
-        source: Any = InMemoryBatches(task.features, task.labels, cluster.batch_size, rank, world, seed)
+        held, said = held_rows(task.features, free_memory() // 2 // context.get_local_world_size())
+        journal.say(said)
+        source: Any = InMemoryBatches(held, task.labels, cluster.batch_size, rank, world, seed)
     else:
         from vgse.pipeline.patch_stream import StreamedBatches
 
@@ -211,6 +228,7 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
         device=ray.train.torch.get_device(),
         on_epoch=on_epoch,
         on_step=journal.step,
+        validate=Validation(task.validation, storage, settings["threads"]) if task.validation else None,
     )
     journal.end()
 
@@ -232,6 +250,7 @@ def fit_settings(cluster: ClusterConfig, seed: int) -> Any:
         weights=ObjectiveWeights(cluster.lambda_pel, cluster.beta_cls, cluster.gamma_sem),
         seed=seed,
         checkpoint_every=cluster.checkpoint_every,
+        validate_every=cluster.validate_every,
     )
 
 
