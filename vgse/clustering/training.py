@@ -174,7 +174,8 @@ class _Run:
             metrics.waited(time.perf_counter() - waiting_since)
             if batch is None:
                 break
-            torch.manual_seed(_seed(self.settings.seed, step, rank()))
+            if self.network.backbone is not None:  # the heads draw nothing
+                torch.manual_seed(_seed(self.settings.seed, step, rank()))
             losses, a_BK = self.step(batch, step)
             metrics.add(losses, a_BK)
             step += 1
