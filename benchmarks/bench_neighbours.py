@@ -94,7 +94,7 @@ class GivenNeighbours(NeighbourBank):
         """Nothing is remembered."""
 
 
-def load(run: str, images: int, epochs: int) -> Data:
+def load(run: str, images: int, epochs: int, clusters: int | None) -> Data:
     """The choice problem of a run's first class split, cut down to `images` images a class."""
     values = yaml.safe_load(Path(run, "config.yaml").read_text())
     values["cluster"] = {**values["cluster"], "validate_every": 1}
@@ -115,7 +115,7 @@ def load(run: str, images: int, epochs: int) -> Data:
     exact_Nk = exact_neighbours(features_NF, settings.neighbours)
     return Data(
         features_NF, labels_N, torch.from_numpy(words.astype(np.float32)), exact_Nk, time.perf_counter() - began,
-        settings, plan.config.cluster.num_clusters, Validation(task, plan.storage),
+        settings, clusters or plan.config.cluster.num_clusters, Validation(task, plan.storage),
     )  # fmt: skip
 
 
@@ -234,19 +234,21 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--banks", type=int, nargs="+", default=[4096, 1024])
+    parser.add_argument("--clusters", type=int, help="K (default: the run's)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="results page")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    data = load(options.run, options.images, options.epochs)
+    data = load(options.run, options.images, options.epochs, options.clusters)
     found: dict[str, list[dict[str, float]]] = {}
     for arm in ["exact", *map(str, options.banks), "random"]:
         found[arm] = [train(arm, seed, data) for seed in range(options.seeds)]
         print(arm, json.dumps(found[arm]), flush=True)
     command = (
         f"python benchmarks/bench_neighbours.py --run RUN --images {options.images} --epochs {options.epochs} "
-        f"--seeds {options.seeds}"
+        f"--seeds {options.seeds} --clusters {data.clusters}"
     )
-    RESULTS.write_text(page(found, data, command))
+    options.out.write_text(page(found, data, command))
     answer = {
         "patches": len(data.labels_N),
         "index_seconds": round(data.index_seconds, 1),

