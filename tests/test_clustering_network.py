@@ -51,7 +51,7 @@ class _Pixels:
     def __init__(self, rank: int, world_size: int) -> None:
         self.rank, self.world_size = rank, world_size
 
-    def epoch(self, epoch: int):
+    def epoch(self, epoch: int, first_step: int = 0):
         rng = np.random.default_rng(epoch)
         for _ in range(self.steps_per_epoch):
             labels = rng.integers(0, 3, 12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -63,7 +64,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.
     return _train(0, 1, str(tmp_path_factory.mktemp("undisturbed")))
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_training_is_the_same_on_any_number_of_ranks(world_size: int, undisturbed, tmp_path: Path):
     expected, history = undisturbed
     results = run_ranks(_train, world_size, str(tmp_path))
@@ -112,6 +113,52 @@ def test_a_checkpoint_of_other_settings_is_refused_with_the_fields(tmp_path: Pat
         _train(0, 1, str(tmp_path), other)
 
 
+def test_validation_comes_when_it_is_due_and_decides_which_checkpoints_are_the_best(tmp_path: Path):
+    features, labels, words = _data()
+    settings = dataclasses.replace(SETTINGS, epochs=5, validate_every=2, checkpoint_every=5)
+    values, history, modes = iter([0.3, 0.1, 0.2]), [], []
+
+    def validate(network: ClusterNetwork) -> dict[str, float]:
+        modes.append(network.training)
+        return {"val_T1": 0.5, "val_H": next(values)}
+
+    checkpoints = Checkpoints(Storage(), str(tmp_path))
+    source = InMemoryBatches(features, labels, settings.global_batch, 0, 1, settings.seed)
+    network = ClusterNetwork(F, K, S, W, seed=7)
+    fit(network, source, words, settings, checkpoints=checkpoints, on_epoch=history.append, validate=validate)
+    assert [figures.get("val_H") for figures in history] == [None, 0.3, None, 0.1, 0.2]
+    assert modes == [False] * 3
+    best, latest = checkpoints.best(), checkpoints.latest()
+    assert best is not None
+    assert latest is not None
+    # Checkpoints were due at the end only; the one of the second epoch is there because it is the best.
+    assert (best.epoch, best.step, latest.epoch) == (2, 8, 5)
+    assert best.state["history"][-1]["val_H"] == 0.3
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 2
+
+
+def test_a_run_on_another_number_of_patches_is_not_continued(tmp_path: Path):
+    features, labels, words = _data()
+    settings = dataclasses.replace(SETTINGS, checkpoint_every=0.5)
+
+    def stop(step: int, steps: int) -> None:
+        if step == 7:
+            raise _Stop
+
+    def train(rows: int) -> None:
+        source = InMemoryBatches(features[:rows], labels[:rows], 64, 0, 1, 0)
+        network = ClusterNetwork(F, K, S, W, seed=7)
+        fit(network, source, words, settings, checkpoints=Checkpoints(Storage(), str(tmp_path)), on_step=stop)
+
+    with pytest.raises(_Stop):
+        train(N)
+    saved = Checkpoints(Storage(), str(tmp_path)).latest()
+    assert saved is not None
+    assert (saved.step, saved.epoch, saved.position) == (6, 1, 2)
+    with pytest.raises(ConfigError, match="an epoch had 4 steps, has 2"):
+        train(100)
+
+
 class _Poisoned(InMemoryBatches):
     """Gives one NaN among the features of one rank, in one batch."""
 
@@ -150,9 +197,12 @@ def _break(rank: int, world_size: int, folder: str, where: str) -> tuple[int, in
     ("where", "step", "term"),
     [("features", 5, "features"), ("gradient", 5, "gradient of clusters.weight"), ("words", 0, "L_sem")],
 )
-def test_all_ranks_stop_at_the_step_where_one_is_not_finite(where: str, step: int, term: str, tmp_path: Path):
-    found = run_ranks(_break, 2, str(tmp_path), where)
-    assert found == [(step, 1, term)] * 2
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_all_ranks_stop_at_the_step_where_one_is_not_finite(
+    world_size: int, where: str, step: int, term: str, tmp_path: Path
+):
+    found = run_ranks(_break, world_size, str(tmp_path), where)
+    assert found == [(step, world_size - 1, term)] * world_size
     # Four steps an epoch: the checkpoint of the first epoch stays the last, and is sound.
     saved = Checkpoints(Storage(), str(tmp_path)).latest()
     assert (saved.epoch if saved else 0) == step // 4
@@ -215,6 +265,6 @@ def test_blobs_use_most_of_twenty_clusters_and_collapse_without_the_two_terms(tm
 
 def test_the_state_of_a_checkpoint_is_json_and_safetensors_only(tmp_path: Path):
     _train(0, 1, str(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-000003", "checkpoint-000004", "latest.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-000012", "checkpoint-000016", "latest.json"]
     assert {path.suffix for path in tmp_path.rglob("*.*")} == {".json", ".safetensors"}
-    assert json.loads((tmp_path / "latest.json").read_text()) == {"checkpoint": "checkpoint-000004"}
+    assert json.loads((tmp_path / "latest.json").read_text()) == {"checkpoint": "checkpoint-000016"}

@@ -168,8 +168,20 @@ class ClusterConfig(Section):
     """Nearest neighbours per patch in L_clu."""
     bank_size: int = Field(default=4096, ge=1)
     """Patches remembered as candidate neighbours."""
-    checkpoint_every: int = Field(default=1, ge=1)
-    """Epochs between checkpoints."""
+    checkpoint_every: float = Field(default=1.0, gt=0)
+    """Epochs between checkpoints; a fraction such as 0.25 saves in the middle of an epoch, for long ones."""
+    validate_every: int = Field(default=5, ge=0)
+    """Epochs between looks at T1 and H on the val classes (`val_T1`, `val_H` in the metrics); 0 never looks. Only fits
+    that choices are made with have val classes to look at, so the final fit is not validated."""
+    validation_images: int = Field(default=50, ge=1)
+    """Images per class that such a look uses, of each part: training, held out, val classes."""
+    keep_best: int = Field(default=1, ge=0)
+    """Checkpoints kept for having the highest val_H, beside the newest."""
+    serve: Literal["last", "best"] = "last"
+    """Which checkpoint makes the embeddings: that of the last epoch, or that with the highest val_H. A final fit has no
+    val_H and always serves its last."""
+    log_to: tuple[Literal["mlflow", "wandb"], ...] = ()
+    """Where figures go beside metrics.jsonl and TensorBoard; the package must be installed where `vgse` is started."""
     heads_from: str | None = None
     """Run directory of a finished run in frozen mode on the same images and classes, whose heads finetune starts from
     (default: fresh heads)."""
@@ -293,6 +305,16 @@ class Config(Section):
             raise ValueError(
                 f"cluster.head_epochs is {self.cluster.head_epochs}, but cluster.epochs only {self.cluster.epochs}: "
                 "the backbone would never be trained; lower cluster.head_epochs or set cluster.mode to frozen"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _best_needs_validation(self) -> Config:
+        cluster = self.cluster
+        if cluster.serve == "best" and not (cluster.validate_every and cluster.keep_best and cluster.validation_fit):
+            raise ValueError(
+                "cluster.serve best needs validation: set cluster.validate_every and cluster.keep_best above 0 and "
+                "cluster.validation_fit to true, or cluster.serve to last"
             )
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from vgse.config import FINETUNE_ONLY, ClusterConfig, Config, RelateConfig
 
@@ -32,6 +33,10 @@ def config_warnings(config: Config) -> list[str]:
     return said
 
 
+def _default(field: str) -> Any:
+    return ClusterConfig.model_fields[field].default
+
+
 def _ignored(config: Config) -> Iterator[tuple[str, str]]:
     """Settings that were given a value of their own and have no effect, with the reason."""
     relate, knowledge = config.relate, config.knowledge
@@ -46,5 +51,8 @@ def _ignored(config: Config) -> Iterator[tuple[str, str]]:
         for field in FINETUNE_ONLY:
             if getattr(config.cluster, field) != ClusterConfig.model_fields[field].default:
                 yield f"cluster.{field}", "cluster.mode is frozen"
+    cluster = config.cluster
+    if not cluster.validation_fit and cluster.validate_every not in (0, _default("validate_every")):
+        yield "cluster.validate_every", "without cluster.validation_fit no network has val classes to look at"
     if config.evaluate.input_size is not None and config.cluster.mode == "finetune":
         yield "evaluate.input_size", "in finetune mode images are judged at the size the network was trained at"

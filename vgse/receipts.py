@@ -37,10 +37,15 @@ _READS: Mapping[str, tuple[str, ...]] = {
 }
 
 # Raised when the code of a stage changes what it writes, so that older results are not taken for its own.
-_VERSIONS: Mapping[str, int] = dict.fromkeys(_READS, 1)
+_VERSIONS: Mapping[str, int] = {**dict.fromkeys(_READS, 1), "cluster": 2}
 
 # Settings that change how a stage runs but not what it writes.
-_WITHOUT_EFFECT = {"cluster": {"max_failures", "checkpoint_every", "accumulate", "compile"}}
+_WITHOUT_EFFECT = {
+    "cluster": {
+        "max_failures", "checkpoint_every", "validate_every", "validation_images", "keep_best", "serve", "log_to",
+        "accumulate", "compile",
+    }
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,8 @@ _SETTINGS_ELSEWHERE = {
     "encode": lambda config, finetune: {},
     "patch_features": _patch_features,
     "image_features": _image_features,
-    "embed": lambda config, finetune: {},
+    # The last checkpoint is what was always served, so that naming it changes nothing.
+    "embed": lambda config, finetune: {"serve": "best"} if config.cluster.serve == "best" else {},
 }
 
 

@@ -149,10 +149,23 @@ def test_the_networks_are_whole(interrupted):
     folder, _ = interrupted
     for fit in ("split-0-choice", "split-0-final"):
         latest = json.loads((folder / "clustering" / fit / "latest.json").read_text())
-        assert latest == {"checkpoint": f"checkpoint-{EPOCHS:06d}"}
         state = json.loads((folder / "clustering" / fit / latest["checkpoint"] / "state.json").read_text())
+        assert latest == {"checkpoint": f"checkpoint-{state['step']:06d}"}
+        assert (state["epoch"], state["position"]) == (EPOCHS, 0)
         assert state["finished"] is True
         assert [figures["epoch"] for figures in state["history"]] == list(range(1, EPOCHS + 1))
+
+
+def test_only_the_fit_that_choices_are_made_with_is_validated(interrupted):
+    folder, _ = interrupted
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    validated = [line for line in lines if "val_H" in line]
+    assert [(line["fit"], line["epoch"]) for line in validated] == [("split-0-choice", EPOCHS)]
+    assert 0 <= validated[0]["val_H"] <= 1
+    assert 0 < validated[0]["val_T1"] <= 1
+    best = json.loads((folder / "clustering" / "split-0-choice" / "best.json").read_text())
+    assert best["value"] == validated[0]["val_H"]
+    assert not (folder / "clustering" / "split-0-final" / "best.json").exists()
 
 
 class Notes:
@@ -169,8 +182,21 @@ def test_a_fit_killed_between_its_last_checkpoint_and_the_journal_keeps_its_figu
     """The loop commits a checkpoint before it records the epoch; the next start finds the fit finished."""
     cluster = parse_config(demo_values("r", cluster={"epochs": 2}), "test.yaml").cluster
     history = [{"epoch": 1, "step": 3, "loss": 2.0}, {"epoch": 2, "step": 6, "loss": 1.0}]
-    journal = FitJournal("fit", str(tmp_path), Storage(), Notes(), 9, cluster, rank=0, world=1)
-    journal.begin(Saved(2, {}, {"history": history}))
+    journal = FitJournal("fit", str(tmp_path), Storage(), Notes(), 9, 3, cluster, rank=0, world=1)
+    journal.begin(Saved(6, {}, {"epoch": 2, "position": 0, "steps_per_epoch": 3, "history": history}))
     journal.end()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["loss"]) for line in lines] == [(1, 2.0), (2, 1.0)]
+
+
+def test_a_fit_that_goes_on_in_the_middle_of_an_epoch_says_so(tmp_path, demo_values):
+    cluster = parse_config(demo_values("r", cluster={"epochs": 4, "log_to": ["mlflow"]}), "test.yaml").cluster
+    notes = Notes()
+    journal = FitJournal("fit", str(tmp_path), Storage(), notes, 90, 9, cluster, rank=0, world=2)
+    history = [{"epoch": 1, "step": 3, "loss": 2.0, "rows_per_s": 18.0}]
+    journal.begin(Saved(5, {}, {"epoch": 1, "position": 2, "steps_per_epoch": 3, "history": history}))
+    journal.end()
+    assert ("say", "cluster: fit resumed after epoch 1 of 4, 2 of 3 steps into the next, on 2 workers") in notes.pinned
+    assert ("step", ("fit", 150)) in notes.pinned
+    # Figures of before go to the trackers once more, which take what they lack.
+    assert ("epoch", {"fit": "fit", **history[0], "images_per_s": 2.0}) in notes.pinned

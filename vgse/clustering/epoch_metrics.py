@@ -8,7 +8,7 @@ import time
 import torch
 from torch import Tensor
 
-from vgse.clustering.collectives import all_sum
+from vgse.clustering.collectives import all_sum, rank
 from vgse.clustering.objective import TERMS, Losses
 
 
@@ -27,6 +27,10 @@ class EpochMetrics:
         """Adds time spent waiting for data."""
         self._waited += seconds
 
+    def left_out(self, seconds: float) -> None:
+        """Takes time out of the epoch that was not spent on training, such as writing a checkpoint."""
+        self._started += seconds
+
     @torch.no_grad()
     def add(self, losses: Losses, a_BK: Tensor) -> None:
         """Adds a step: the losses are of the global batch already, the assignments are this rank's."""
@@ -35,6 +39,23 @@ class EpochMetrics:
         self._rows += losses.rows
         self._rows_of_K += torch.bincount(a_BK.argmax(dim=1), minlength=len(self._rows_of_K))
         self._entropy += torch.special.entr(a_BK).sum()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sums so far over all ranks; all of them call this together."""
+        usage = all_sum(torch.cat([self._rows_of_K, self._entropy[None]]))
+        times = torch.tensor([time.perf_counter() - self._started, self._waited], dtype=torch.float64)
+        return {"losses": self._loss_sums, "rows": self._rows, "usage": usage, "times": times}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Goes on from what `state_dict` gave, on any number of ranks."""
+        self._loss_sums.copy_(state["losses"])
+        self._rows.copy_(state["rows"])
+        seconds, self._waited = state["times"].tolist()
+        self._started = time.perf_counter() - seconds
+        # Each rank counts its own assignments, and they are added up in the end: one of them takes those so far.
+        if rank() == 0:
+            self._rows_of_K.copy_(state["usage"][:-1])
+            self._entropy.copy_(state["usage"][-1])
 
     def result(self) -> dict[str, float]:
         """Figures of the global epoch; entropies in nats (log K where all clusters are alike).

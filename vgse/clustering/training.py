@@ -1,7 +1,8 @@
 """The training loop: the same optimiser steps on any number of workers, resumed on any number.
 
-Everything that is drawn or scheduled follows from (seed, epoch, step), so a checkpoint holds no random state: the
-network, the optimiser's moments, the neighbour bank and the epoch are all there is.
+Everything that is drawn or scheduled follows from (seed, step, rank), so a checkpoint holds no random state and a run
+goes on in the middle of an epoch: the network, the optimiser's moments, the neighbour bank, the step and the epoch's
+figures so far are all there is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,20 +19,24 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vgse.clustering.bank import NeighbourBank
 from vgse.clustering.batches import Batch, BatchSource, InMemoryBatches
-from vgse.clustering.checkpoints import Checkpoints
-from vgse.clustering.collectives import barrier, rank
+from vgse.clustering.checkpoints import Checkpoints, Saved
 from vgse.clustering.epoch_metrics import EpochMetrics
 from vgse.clustering.global_step import GlobalStep
 from vgse.clustering.network import ClusterNetwork
 from vgse.clustering.objective import Losses, ObjectiveWeights
-from vgse.clustering.training_state import checked_history, pack, unpack
+from vgse.clustering.saving import Saver
+from vgse.clustering.training_state import checked_history, epoch_tensors, unpack
 
-__all__ = ["Batch", "BatchSource", "FitSettings", "InMemoryBatches", "fit"]
+__all__ = ["Batch", "BatchSource", "FitSettings", "InMemoryBatches", "Validate", "fit"]
+
+# Figures of a network, the same on all ranks.
+Validate = Callable[[ClusterNetwork], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to train. `neighbours` and `bank_size` are rows, `warmup_epochs` and `checkpoint_every` epochs.
+    """How to train. `neighbours` and `bank_size` are rows; `warmup_epochs`, `checkpoint_every` (maybe a fraction)
+    and `validate_every` (0: never) are epochs.
 
     `mixed_precision` (`auto`, `true`, `false`) runs a backbone in bfloat16, losses stay in float32. `accumulate` is the
     number of micro-batches per step; it changes memory and time, not the gradients. In the first `head_epochs` epochs
@@ -52,7 +56,8 @@ class FitSettings:
     accumulate: int = 1
     head_epochs: int = 0
     seed: int = 0
-    checkpoint_every: int = 1
+    checkpoint_every: float = 1.0
+    validate_every: int = 0
 
 
 def fit(
@@ -65,11 +70,13 @@ def fit(
     device: torch.device | str = "cpu",
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    validate: Validate | None = None,
 ) -> ClusterNetwork:
     """Trains `network` and returns it, with the weights after the last epoch.
 
-    Starts from the latest checkpoint where there is one; a finished run is loaded, not trained again. Under
-    `torch.distributed` all ranks call this together; rank 0 writes.
+    Goes on from the latest checkpoint where there is one, on any number of ranks and in the middle of an epoch if need
+    be; a finished run is loaded, not trained again. Under `torch.distributed` all ranks call this together; rank 0
+    writes.
 
     Args:
         network: its initial weights count on rank 0 only.
@@ -80,33 +87,43 @@ def fit(
         device: to train on.
         on_epoch: called on every rank after every epoch (after its checkpoint) with the global epoch's figures.
         on_step: called with (step, steps in all) after every optimiser step.
+        validate: called on all ranks every `validate_every` epochs and after the last with the network in evaluation
+            mode; gives the same figures on all of them, and `val_H` decides which checkpoints are the best.
 
     Raises:
         NonFiniteLossError: on all ranks at the same step, before the optimiser moves; nothing is saved.
-        ConfigError: the folder holds a checkpoint of other settings.
+        ConfigError: the folder holds a checkpoint of other settings or of another number of patches.
     """
     device = torch.device(device)
     network.to(device)
     run = _Run(network, settings, words_SW.to(device, torch.float32), device, source.steps_per_epoch)
     saved = checkpoints.latest()
-    history = checked_history(saved, settings, network)
+    history = checked_history(saved, settings, network, source.steps_per_epoch)
     if saved is not None:
         unpack(saved.tensors, network, run.optimizer, run.bank)
-        if saved.epoch >= settings.epochs:
+        if saved.state["finished"]:
             return network.eval()
+    saver = Saver(checkpoints, network, run.optimizer, run.bank, settings, source.steps_per_epoch, history)
     for epoch in range(saved.epoch if saved else 0, settings.epochs):
+        resumed = saved if saved and (saved.epoch, bool(saved.position)) == (epoch, True) else None
         run.wrap(epoch)
-        figures = run.epoch(source, epoch, on_step)
-        history.append(figures)
-        finished = epoch + 1 == settings.epochs
-        if finished or (epoch + 1) % settings.checkpoint_every == 0:
-            if rank() == 0:
-                tensors, state = pack(network, run.optimizer, run.bank, settings, history)
-                checkpoints.save(epoch + 1, tensors, {**state, "finished": finished})
-            barrier()
+        figures = run.epoch(source, epoch, on_step, saver, resumed)
+        if validate and settings.validate_every and _validation_due(epoch + 1, settings):
+            figures |= _validated(network, validate)
+        saver.after_epoch(int(figures["step"]), figures)
         if on_epoch:
             on_epoch(figures)
     return network.eval()
+
+
+def _validation_due(epochs_done: int, settings: FitSettings) -> bool:
+    return epochs_done % settings.validate_every == 0 or epochs_done == settings.epochs
+
+
+def _validated(network: ClusterNetwork, validate: Validate) -> dict[str, float]:
+    began = time.perf_counter()
+    found = validate(network.eval())
+    return {**found, "val_seconds": time.perf_counter() - began}
 
 
 class _Run:
@@ -151,13 +168,26 @@ class _Run:
                 gradient_as_bucket_view=True,
             )
 
-    def epoch(self, source: BatchSource, epoch: int, on_step: Callable[[int, int], None] | None) -> dict[str, float]:
-        """Trains one epoch and returns its figures, the same on all ranks but for times."""
-        torch.manual_seed(int(np.random.SeedSequence((self.settings.seed, epoch, rank())).generate_state(1)[0]))
+    def epoch(
+        self,
+        source: BatchSource,
+        epoch: int,
+        on_step: Callable[[int, int], None] | None,
+        saver: Saver,
+        resumed: Saved | None = None,
+    ) -> dict[str, float]:
+        """Trains one epoch, or what is left of it after the checkpoint `resumed`.
+
+        Returns:
+            Its figures, the same on all ranks but for times.
+        """
         self.gradients.model.train()
         metrics = EpochMetrics(self.network.num_clusters, self.device)
+        first_step = resumed.position if resumed else 0
+        if resumed:
+            metrics.load_state_dict(epoch_tensors(resumed))
         total_steps = self.settings.epochs * self.steps_per_epoch
-        batches, step = iter(source.epoch(epoch)), epoch * self.steps_per_epoch
+        batches, step = iter(source.epoch(epoch, first_step)), epoch * self.steps_per_epoch + first_step
         while True:
             waiting_since = time.perf_counter()
             batch = next(batches, None)
@@ -167,6 +197,7 @@ class _Run:
             losses, a_BK = self.step(batch, step)
             metrics.add(losses, a_BK)
             step += 1
+            saver.after_step(step, metrics)
             if on_step:
                 on_step(step, total_steps)
         figures = metrics.result()

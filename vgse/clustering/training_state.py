@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vgse.clustering.training import FitSettings
 
 # These change neither what is learned nor the schedule (precision changes it only within its noise).
-_FREE = {"checkpoint_every", "mixed_precision", "accumulate"}
+_FREE = {"checkpoint_every", "validate_every", "mixed_precision", "accumulate"}
 
 
 def pack(
@@ -27,7 +27,10 @@ def pack(
     settings: FitSettings,
     history: list[dict[str, float]],
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON state of a run after an epoch."""
+    """Tensors and JSON state of a run between two steps.
+
+    There is no random state: whatever is drawn follows from the seed, the step and the rank.
+    """
     tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         for key, value in optimizer.state[parameter].items():
@@ -50,16 +53,24 @@ def unpack(
     bank.load_state_dict(_below("bank.", tensors))
 
 
+def epoch_tensors(saved: Saved) -> dict[str, Tensor]:
+    """The figures so far of an epoch in whose middle a checkpoint was written, as `EpochMetrics` takes them."""
+    return _below("epoch.", saved.tensors)
+
+
 def network_tensors(saved: Saved) -> dict[str, Tensor]:
     """The network's `state_dict` in a checkpoint."""
     return _below("model.", saved.tensors)
 
 
-def checked_history(saved: Saved | None, settings: FitSettings, network: ClusterNetwork) -> list[dict[str, float]]:
+def checked_history(
+    saved: Saved | None, settings: FitSettings, network: ClusterNetwork, steps_per_epoch: int
+) -> list[dict[str, float]]:
     """Figures of the epochs behind `saved`, after checking that it continues the same run.
 
     Raises:
-        ConfigError: it was trained with other settings or another network; names the differing fields.
+        ConfigError: it was trained with other settings, another network or another number of patches; names the
+            differing fields.
     """
     if saved is None:
         return []
@@ -68,6 +79,9 @@ def checked_history(saved: Saved | None, settings: FitSettings, network: Cluster
     differing = [
         f"{key} was {then.get(key)}, is {now[key]}" for key in now if key not in _FREE and then.get(key) != now[key]
     ]
+    steps_then = saved.state["steps_per_epoch"]
+    if steps_then != steps_per_epoch:
+        differing.append(f"an epoch had {steps_then} steps, has {steps_per_epoch}")
     shapes_then = {name: tuple(value.shape) for name, value in network_tensors(saved).items()}
     shapes_now = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     differing += [

@@ -16,6 +16,7 @@ from vgse.pipeline.backbone import check_backbone
 from vgse.pipeline.crop import QUARANTINE_SCHEMA, committed_images
 from vgse.pipeline.plan import Plan, make_plan
 from vgse.pipeline.stage import summary_line
+from vgse.pipeline.trackers import check_trackers
 from vgse.receipts import STAGES
 from vgse.storage import Storage, join
 
@@ -43,6 +44,7 @@ def check(config: Config) -> Iterator[str]:
     yield f"known by  {', '.join(source.name for source in plan.sources)}"
     for sentence in plan.warnings():
         yield f"warning: {sentence}"
+    check_trackers(config.cluster.log_to)
     yield f"backbone  {check_backbone(plan)}"
     yield from _stages(plan)
 

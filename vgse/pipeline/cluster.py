@@ -25,6 +25,7 @@ from vgse.pipeline.networks import NetworkRecipe
 from vgse.pipeline.patch_windows import patch_layout
 from vgse.pipeline.plan import Plan, Problem
 from vgse.pipeline.stage import Progress, StageOutcome
+from vgse.pipeline.validation import validation_task
 from vgse.storage import Storage, join
 
 
@@ -71,6 +72,7 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
                 labels_I=labels,
                 patches=plan.config.crop.patches,
                 heads=frozen_heads(plan, problem) if plan.config.cluster.heads_from else None,
+                validation=validation_task(plan, frame, problem),
             )
         )
         rows += len(labels) * plan.config.crop.patches
@@ -86,9 +88,11 @@ def _train(plan: Plan, tasks: list[FitTask], progress: Progress) -> None:
 
     from vgse.pipeline import session
     from vgse.pipeline.board import Board
+    from vgse.pipeline.trackers import Trackers
 
-    finetune = plan.config.cluster.mode == "finetune"
-    workers, each, gpu = session.worker_shape(plan.config.resources, reading=finetune)
+    cluster = plan.config.cluster
+    trackers = Trackers(cluster.log_to, plan.run, cluster.model_dump(mode="json", exclude={"log_to"}), progress.say)
+    workers, each, gpu = session.worker_shape(plan.config.resources, reading=cluster.mode == "finetune")
     board, scratch = Board(), session.scratch_folder()
     trainer = TorchTrainer(
         _worker,
@@ -117,6 +121,8 @@ def _train(plan: Plan, tasks: list[FitTask], progress: Progress) -> None:
             name, patches = content
             progress.advance(patches - done.get(name, 0))
             done[name] = patches
+        elif kind == "epoch":
+            trackers.epoch(content)
         elif kind == "figures":
             progress.note(content)
         else:
@@ -128,6 +134,7 @@ def _train(plan: Plan, tasks: list[FitTask], progress: Progress) -> None:
     except Exception as error:
         raise board.error() or error from error
     finally:
+        trackers.close()
         shutil.rmtree(scratch, ignore_errors=True)
     failed = board.error()
     if failed is not None:
@@ -162,14 +169,18 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
     from vgse.clustering.compiling import compile_backbone
     from vgse.clustering.training import fit
     from vgse.pipeline.fit_journal import FitJournal
+    from vgse.pipeline.session import free_memory
+    from vgse.pipeline.validation import Validation
 
     storage: Storage = settings["storage"]
     cluster: ClusterConfig = settings["cluster"]
     seed = task.recipe.seed
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    checkpoints = Checkpoints(storage, task.folder)
-    journal = FitJournal(task.name, task.folder, storage, settings["board"], len(task.labels), cluster, rank, world)
+    checkpoints = Checkpoints(storage, task.folder, cluster.keep_best)
+    journal = FitJournal(
+        task.name, task.folder, storage, settings["board"], len(task.labels), task.patches, cluster, rank, world
+    )
     journal.begin(checkpoints.latest())
     network = task.recipe.build(storage)
     if task.heads is not None:
@@ -179,7 +190,8 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
         reason = compile_backbone(network.backbone.to(device), cluster.mixed_precision)
         if reason and rank == 0:
             settings["board"].pin("say", f"cluster: {task.name} trains without torch.compile ({reason})")
-    source = task.source(settings, network, rank, world)
+    memory = free_memory() // 2 // context.get_local_world_size()
+    source = task.source(settings, network, rank, world, memory, journal.say)
 
     def on_epoch(figures: dict[str, float]) -> None:
         journal.epoch(figures)
@@ -194,6 +206,7 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
         device=device,
         on_epoch=on_epoch,
         on_step=journal.step,
+        validate=Validation(task.validation, storage, settings["threads"]) if task.validation else None,
     )
     journal.end()
 
@@ -218,6 +231,7 @@ def fit_settings(cluster: ClusterConfig, seed: int) -> Any:
         head_epochs=cluster.head_epochs,
         seed=seed,
         checkpoint_every=cluster.checkpoint_every,
+        validate_every=cluster.validate_every,
     )
 
 

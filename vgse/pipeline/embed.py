@@ -91,6 +91,7 @@ def _task(plan: Plan, problem: Problem, finetune: bool) -> EmbedTask:
         folder=network_folder(plan, problem),
         features_folder=plan.uri("embeddings", problem.name) if finetune and fitted == problem else None,
         features=plan.config.evaluate.features,
+        best=plan.config.cluster.serve == "best" and fitted.phase == "choice",
     )
 
 

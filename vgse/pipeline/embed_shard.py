@@ -21,6 +21,7 @@ class EmbedTask:
     """What a worker needs to serve one problem. Rows of the class sums follow `problem.classes`.
 
     `features_folder` is where this problem's image features go in finetune mode, `features` which of them are wanted.
+    `best` serves the checkpoint that validation found best.
     """
 
     name: str
@@ -29,6 +30,7 @@ class EmbedTask:
     folder: str
     features_folder: str | None
     features: str
+    best: bool = False
 
 
 class EmbedShard:
@@ -46,7 +48,9 @@ class EmbedShard:
         self._batch, self._threads, self._board = batch_size, threads, board
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with board.reporting():
-            self._networks = {task.name: task.recipe.load(storage, task.folder).to(self._device) for task in tasks}
+            self._networks = {
+                task.name: task.recipe.load(storage, task.folder, best=task.best).to(self._device) for task in tasks
+            }
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Sums the shards named in `batch`, per problem."""

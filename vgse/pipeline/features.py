@@ -131,10 +131,36 @@ class PatchFeatures:
             out[here] = self._array(int(number))[self._offset[image[here]], patch[here]]
         return out
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all rows take in memory."""
+        return len(self) * self.shape[1] * self.dtype.itemsize
+
+    def read_all(self) -> np.ndarray:
+        """All rows in memory (N * T, F) float16, each shard read from its beginning to its end."""
+        out_NTF = np.empty((len(self._shard), self._patches, self.shape[1]), self.dtype)
+        for number in np.unique(self._shard):
+            here = np.flatnonzero(self._shard == number)
+            here = here[self._offset[here].argsort(kind="stable")]
+            out_NTF[here] = self._array(int(number))[self._offset[here]]
+        return out_NTF.reshape(-1, self.shape[1])
+
     def _array(self, number: int) -> np.ndarray:
         if number not in self._opened:
             self._opened[number] = open_arrays(self._storage.local_copy(self._uris[number]))["patches"]
         return self._opened[number]
+
+
+def held_rows(features: PatchFeatures, share: int) -> tuple[np.ndarray | PatchFeatures, str]:
+    """The features in memory where they take at most `share` bytes, else as they are, and a sentence that says so.
+
+    Every worker holds all of them: the rows of a batch are drawn from everywhere, so each worker meets every row sooner
+    or later. Where they do not fit, rows are paged in from the shards, which workers of a machine share.
+    """
+    size = f"{features.nbytes / 1e9:.2f} GB of patch features"
+    if features.nbytes <= share:
+        return features.read_all(), f"{size} held in memory by each worker"
+    return features, f"{size} read from the shards as needed: a worker's share of the memory is {share / 1e9:.2f} GB"
 
 
 def patch_features(plan: Plan, frame: pd.DataFrame, chosen: np.ndarray) -> PatchFeatures:

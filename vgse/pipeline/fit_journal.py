@@ -14,7 +14,7 @@ from vgse.storage import Storage, join
 
 
 class FitJournal:
-    """The journal of one fit on one rank; only rank 0 writes.
+    """The journal of one fit on one rank; only rank 0 writes. `rows` are patches, `patches` of them to an image.
 
     Object stores cannot append, so metrics.jsonl and the event file are small and written whole after every epoch.
     """
@@ -26,12 +26,14 @@ class FitJournal:
         storage: Storage,
         board: Board,
         rows: int,
+        patches: int,
         cluster: ClusterConfig,
         rank: int,
         world: int,
     ) -> None:
         self._name, self._folder, self._storage, self._board = name, folder, storage, board
-        self._rows, self._cluster, self._writes, self._world = rows, cluster, rank == 0, world
+        self._rows, self._patches = rows, patches
+        self._cluster, self._writes, self._world = cluster, rank == 0, world
         self._lines: list[dict[str, Any]] = []
         self._said = 0.0
         self._events: Any = None
@@ -49,13 +51,17 @@ class FitJournal:
         if saved:
             # A kill may have fallen between the checkpoint and the journal.
             self._write()
-            self._board.pin("step", (self._name, saved.epoch * self._rows))
+            steps_per_epoch = int(saved.state["steps_per_epoch"])
+            self._board.pin("step", (self._name, saved.step * self._rows // steps_per_epoch))
             if saved.epoch < self._cluster.epochs:
                 workers = f"{self._world} worker{'s' if self._world > 1 else ''}"
-                self._board.pin(
-                    "say",
-                    f"cluster: {self._name} resumed after epoch {saved.epoch} of {self._cluster.epochs} on {workers}",
-                )
+                further = f", {saved.position} of {steps_per_epoch} steps into the next," if saved.position else ""
+                self.say(f"resumed after epoch {saved.epoch} of {self._cluster.epochs}{further} on {workers}")
+
+    def say(self, text: str) -> None:
+        """Shows the user a line about this fit."""
+        if self._writes:
+            self._board.pin("say", f"cluster: {self._name} {text}")
 
     def step(self, step: int, steps: int) -> None:
         """Moves the driver's bar, at most twice a second."""
@@ -70,7 +76,9 @@ class FitJournal:
         self._record(figures)
         self._write()
         said = f"{self._name} epoch {int(figures['epoch'])}/{self._cluster.epochs}"
-        self._board.pin("figures", f"{said} loss {figures['loss']:.3f}, {int(figures['used_clusters'])} clusters used")
+        validated = f", val_H {figures['val_H']:.3f}" if "val_H" in figures else ""
+        used = int(figures["used_clusters"])
+        self._board.pin("figures", f"{said} loss {figures['loss']:.3f}, {used} clusters used{validated}")
 
     def end(self) -> None:
         """Closes the journal."""
@@ -86,7 +94,12 @@ class FitJournal:
             self._storage.write_bytes(join(self._folder, "tensorboard", path.name), path.read_bytes())
 
     def _record(self, figures: dict[str, float]) -> None:
+        if "rows_per_s" in figures:
+            figures = {**figures, "images_per_s": figures["rows_per_s"] / self._patches}
         self._lines.append({"fit": self._name, **figures})
+        if self._cluster.log_to:
+            # Those of before a restart too: a tracker takes what it does not have yet.
+            self._board.pin("epoch", self._lines[-1])
         for key, value in figures.items():
             if key not in {"epoch", "step"}:
                 self._events.add_scalar(key, value, int(figures["epoch"]))

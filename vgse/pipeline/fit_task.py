@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vgse.config import ClusterConfig
-from vgse.pipeline.features import PatchFeatures
+from vgse.pipeline.features import PatchFeatures, held_rows
 from vgse.pipeline.networks import NetworkRecipe
 from vgse.pipeline.patch_windows import PatchLayout
+from vgse.pipeline.validation import ValidationTask
 
 if TYPE_CHECKING:
     from vgse.clustering.batches import BatchSource
@@ -23,7 +24,7 @@ class FitTask:
     """What workers need to train one problem's network: `features`, or the `layout` of the shards they stream from.
 
     `labels_I` are the seen-class indices of its I training images, each with `patches` patches. `heads` is the folder
-    of the frozen fit that it starts from.
+    of the frozen fit that it starts from, `validation` None where there is none.
     """
 
     name: str
@@ -35,13 +36,22 @@ class FitTask:
     labels_I: np.ndarray
     patches: int
     heads: str | None
+    validation: ValidationTask | None
 
     @property
     def labels(self) -> np.ndarray:
         """Seen-class index of every patch."""
         return np.repeat(self.labels_I, self.patches)
 
-    def source(self, settings: Mapping[str, Any], network: ClusterNetwork, rank: int, world_size: int) -> BatchSource:
+    def source(
+        self,
+        settings: Mapping[str, Any],
+        network: ClusterNetwork,
+        rank: int,
+        world_size: int,
+        memory: int,
+        say: Callable[[str], None],
+    ) -> BatchSource:
         """A rank's rows: cached features, or pixels cut by Ray Data tasks.
 
         Args:
@@ -50,6 +60,8 @@ class FitTask:
             network: whose input size the pixels have.
             rank: of this worker.
             world_size: number of workers.
+            memory: bytes that this worker may hold features in.
+            say: told where the features are.
         """
         from vgse.clustering.batches import InMemoryBatches
 
@@ -57,7 +69,9 @@ class FitTask:
         seed = self.recipe.seed
         if self.layout is None:
             assert self.features is not None
-            return InMemoryBatches(self.features, self.labels, cluster.batch_size, rank, world_size, seed)
+            held, said = held_rows(self.features, memory)
+            say(said)
+            return InMemoryBatches(held, self.labels, cluster.batch_size, rank, world_size, seed)
         from vgse.pipeline.patch_stream import streamed_batches
         from vgse.pipeline.session import cutting_cpus
 

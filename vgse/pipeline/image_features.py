@@ -71,12 +71,17 @@ class ImageFeatures:
         return self._opened[number]
 
 
-def image_features(plan: Plan, frame: pd.DataFrame, folder: str, chosen: np.ndarray) -> ImageFeatures:
-    """The features of the images `chosen` (bool over `frame`, the committed images in shard order) from `folder`."""
+def image_features(
+    plan: Plan, frame: pd.DataFrame, folder: str, chosen: np.ndarray, kind: str | None = None
+) -> ImageFeatures:
+    """The features of the images `chosen` (bool over `frame`, the committed images in shard order) from `folder`.
+
+    Of the kind that the evaluation asks for, or of another `kind`, which must be among those written.
+    """
     number, names = pd.factorize(frame.shard)
     row = pd.Series(np.arange(len(frame))).groupby(number).cumcount().to_numpy()
     uris = [join(folder, feature_name(name)) for name in names]
-    return ImageFeatures(plan.storage, uris, number[chosen], row[chosen], plan.config.evaluate.features)
+    return ImageFeatures(plan.storage, uris, number[chosen], row[chosen], kind or plan.config.evaluate.features)
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

@@ -60,11 +60,22 @@ class NetworkRecipe:
             spec.feature_dim, self.num_clusters, self.num_classes, self.word_dim, backbone, seed=self.seed
         )
 
-    def load(self, storage: Storage, folder: str) -> ClusterNetwork:
-        """The network as the latest checkpoint in `folder` holds it, in evaluation mode."""
-        saved = Checkpoints(storage, folder).latest()
+    def load(self, storage: Storage, folder: str, *, best: bool = False) -> ClusterNetwork:
+        """The network as the latest checkpoint in `folder` holds it (or the best), in evaluation mode.
+
+        Raises:
+            RunDirectoryError: there is no such checkpoint.
+        """
+        checkpoints = Checkpoints(storage, folder)
+        saved = checkpoints.best() if best else checkpoints.latest()
         if saved is None:
-            raise RunDirectoryError(f"{folder} holds no checkpoint", "run `vgse cluster` again")
+            if not best:
+                raise RunDirectoryError(f"{folder} holds no checkpoint", "run `vgse cluster` again")
+            raise RunDirectoryError(
+                f"{folder} holds no validated checkpoint, which cluster.serve best asks for",
+                f"set cluster.serve to last, or remove {folder.rsplit('/', 1)[0]} and the run's receipts/cluster.json "
+                "and train again with cluster.validate_every above 0",
+            )
         network = self.build(storage, load_weights=False)
         network.load_state_dict(network_tensors(saved))
         return network.eval()

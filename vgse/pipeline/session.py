@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # `uv run` on one machine would make Ray build a second virtual environment for its workers (and gigabytes of it); on a
@@ -116,6 +117,27 @@ def cutting_cpus(workers: int, each: float) -> float:
     """CPUs that one worker's reading and cutting tasks may use: its share of what the workers leave, 0 where they
     leave none (the user gave them all)."""
     return max(0.0, int(100 * (cpus() - workers * each) / workers) / 100)
+
+
+def free_memory() -> int:
+    """Bytes of memory that this machine (or this container) could still give; 0 where it does not say."""
+    free = [_meminfo("MemAvailable")]
+    group = Path("/sys/fs/cgroup")
+    try:
+        most, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        if most != "max":
+            free.append(int(most) - int(used))
+    except (OSError, ValueError):
+        pass
+    return max(0, min(free))
+
+
+def _meminfo(field: str) -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), 0)
 
 
 def scratch_folder() -> str:

@@ -88,6 +88,10 @@ def run_stages(plan: Plan, stages: Sequence[str], *, quiet: bool = False) -> lis
         from vgse.pipeline.backbone import check_backbone
 
         check_backbone(plan)
+    if "cluster" in pending:
+        from vgse.pipeline.trackers import check_trackers
+
+        check_trackers(plan.config.cluster.log_to)
     write_plan(plan)
     receipts = []
     for stage in stages:
