@@ -15,7 +15,9 @@ from vgse.clustering.network import ClusterNetwork
 from vgse.clustering.training import Batch, FitSettings, fit
 from vgse.storage import Storage
 
-SETTINGS = FitSettings(epochs=2, global_batch=12, neighbours=2, bank_size=24, backbone_learning_rate=1e-3)
+SETTINGS = FitSettings(
+    epochs=2, global_batch=12, neighbours=2, bank_size=24, backbone_learning_rate=1e-3, mixed_precision="false"
+)
 
 
 def test_shapes_and_probabilities():
