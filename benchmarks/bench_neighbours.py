@@ -245,8 +245,8 @@ def main() -> None:
         found[arm] = [train(arm, seed, data) for seed in range(options.seeds)]
         print(arm, json.dumps(found[arm]), flush=True)
     command = (
-        f"python benchmarks/bench_neighbours.py --run RUN --images {options.images} --epochs {options.epochs} "
-        f"--seeds {options.seeds} --clusters {data.clusters}"
+        f"uv run python benchmarks/bench_neighbours.py --run RUN --images {options.images} --epochs {options.epochs} "
+        f"--seeds {options.seeds} --clusters {data.clusters} --banks {' '.join(map(str, options.banks))}"
     )
     options.out.write_text(page(found, data, command))
     answer = {

@@ -4,7 +4,8 @@ Why a bank and not an exact index: the nearest patches of the whole set cost a s
 a new index whenever the backbone moves), while the nearest of the last M patches cost one matrix product, need no
 memory beyond M rows, and follow a moving backbone. They are somewhat farther away: on 23,040 CIFAR-100 patches a bank
 of 4096 ends with the objective 0.7 % above that of exact neighbours (random ones: 10 %), more than seeds differ by;
-used clusters, T1 and H are the same within noise (benchmarks/results/neighbours.md).
+used clusters, T1 and H are the same within noise, but so they are with random neighbours
+(benchmarks/results/neighbours.md).
 """
 
 from __future__ import annotations
