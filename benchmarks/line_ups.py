@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -51,22 +50,21 @@ def base(source: Path, splits: int) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def stages(folder: Path, overrides: Sequence[str], *names: str) -> float:
-    """Runs stages of `vgse` in the run directory, or finds them done; seconds."""
-    started = time.monotonic()
+def stages(folder: Path, overrides: Sequence[str], *names: str) -> None:
+    """Runs stages of `vgse` in the run directory, or finds them done."""
     for name in names:
         command = [sys.executable, "-m", "vgse.cli", name, str(CONFIG), "--run", str(folder), *overrides]
         subprocess.run(command, check=True, cwd=ROOT)
-    return time.monotonic() - started
 
 
 def networks(folder: Path, overrides: Sequence[str], name: str) -> float:
-    """Trains networks and keeps their seen embeddings as `name`, since the next ones replace them; seconds, once."""
-    kept, timed = folder / f"kept-{name}", folder / f"kept-{name}.json"
+    """Trains networks and keeps their seen embeddings as `name`; seconds of the two stages."""
+    timed = folder / f"kept-{name}.json"
     if not timed.exists():
-        seconds = stages(folder, overrides, "cluster", "embed")
-        shutil.copytree(folder / "embeddings", kept, dirs_exist_ok=True)
-        timed.write_text(json.dumps(seconds))
+        stages(folder, overrides, "cluster", "embed")
+        shutil.copytree(folder / "embeddings", folder / f"kept-{name}", dirs_exist_ok=True)
+        receipts = [json.loads((folder / f"receipts/{stage}.json").read_text()) for stage in ("cluster", "embed")]
+        timed.write_text(json.dumps(sum(receipt["seconds"] for receipt in receipts)))
     return float(json.loads(timed.read_text()))
 
 

@@ -160,7 +160,8 @@ class Validation:
         try:
             if features_NF is not None or self._prepared is None:
                 self._prepared = PreparedEpisode(self._episode(features_NF), self._settings)
-            scaled_CK = scaled_embeddings(embeddings_CK, self._task.seen_C, self._settings.centre_embeddings)
+            centre, match = self._settings.centre_embeddings, self._settings.match_lengths
+            scaled_CK = scaled_embeddings(embeddings_CK, self._task.seen_C, centre, match)
             model = Eszsl()
             tried = try_grid(model, scaled_CK, self._prepared, model.grid(self._settings))
         except DataError:
