@@ -43,7 +43,7 @@ LINE_UPS = {
     "K50": LineUp((*TEXTS, *FEWER, "--evaluate.random-draws", "5", "--evaluate.models", "eszsl"), "kept-K50"),
 }
 ENCODER = {
-    "encoder, mean r": LineUp((*TAXONOMY, "--knowledge.vectors", "{vectors}", *MEAN), "kept-K150"),
+    "encoder, mean r": LineUp((*TEXTS, "--knowledge.vectors", "{vectors}", *MEAN), "kept-K150"),
 }
 AT_192 = LineUp((*TEXTS, *WHOLE, *MEAN, "--evaluate.input-size", "192"), "kept-K150")
 
@@ -136,7 +136,7 @@ def report(results: dict[str, dict[str, Any]], line: dict[str, Any], splits: int
         "texts": "Names and texts: names, WordNet synonyms, gloss and hypernym names",
         "texts, mean r": "Names and texts, the mean of r over solvers and sources",
         "taxonomy, mean r": "Names, texts and the taxonomy of their hypernyms, the mean of r",
-        "encoder, mean r": "Names, texts, taxonomy and a text encoder's vectors of the texts, the mean of r",
+        "encoder, mean r": "Names, texts and a text encoder's vectors of them, the mean of r",
         "whole": "Names and texts, features of the whole image alone",
         "K50": "Names and texts, 50 clusters; random is the mean of 5 draws",
         "192 px": "Names and texts, the mean of r, whole images encoded at 192 px",
