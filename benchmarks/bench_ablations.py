@@ -43,6 +43,7 @@ JUDGED = {
     "relation: weighted average": ("--relate.method", "weighted_average"),
     "relation: kernel ridge": ("--relate.method", "kernel_ridge"),
     "relation: mean over methods and sources": ("--relate.method", "mean"),
+    "evaluation: unseen embeddings at their own length": ("--evaluate.no-match-lengths",),
 }
 # One network a class split instead of two; choices are then made with a network that has met the val images.
 TWO_EPOCHS = ("--cluster.epochs", "2", "--cluster.validation-fit", "False")

@@ -113,8 +113,7 @@ def _judge_split(number: int, folder: Path, always: Sequence[str], line_ups: Map
     import torch
 
     from vgse.pipeline.crop import committed_images
-    from vgse.pipeline.evaluate import prepared_episode
-    from vgse.zsl.settings import ZslSettings
+    from vgse.pipeline.evaluate import prepared_episode, zsl_settings
 
     torch.set_num_threads(1)
     prepared: dict[Any, list[Any]] = {}
@@ -124,7 +123,7 @@ def _judge_split(number: int, folder: Path, always: Sequence[str], line_ups: Map
         plan = plan_of(folder, (*always, *line_up.overrides))
         evaluate, each = plan.config.evaluate, list(plan.rounds())[number]
         kind = (evaluate.features, evaluate.input_size)
-        settings = ZslSettings(models=MODELS, seed=plan.config.seed)
+        settings = replace(zsl_settings(plan.config), models=MODELS)
         if kind not in prepared:
             frame = committed_images(plan)
             prepared[kind] = [prepared_episode(plan, frame, problem, settings) for problem in each.problems]
@@ -158,7 +157,7 @@ def _judge_arms(
     for name in names:
         every = [each[name] for each in arms]
         digest = hashlib.sha256(b"".join(np.ascontiguousarray(e_CK).tobytes() for e_CK in every)).hexdigest()
-        key = (digest, settings.models, kind)
+        key = (digest, settings, kind)
         if key not in judged:
             judged[key] = evaluate_arm(every[:-1], episodes[:-1], every[-1], episodes[-1], settings)
         results[name], similarity[name] = judged[key], similarity_correlation(every[-1], prototypes_CF)

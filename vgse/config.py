@@ -246,6 +246,9 @@ class EvaluateConfig(Section):
     """Share of the training images kept aside as seen test images while choices are made."""
     random_draws: int = Field(default=1, ge=1)
     """Draws of the random arm, whose mean is reported."""
+    match_lengths: bool = True
+    """Bring every arm's unseen embeddings to the mean length of its seen ones, by one factor: a relation averages, and
+    averages are short, which costs unseen classes in GZSL. T1 does not change."""
     protocol: Literal["honest", "as_published"] = "honest"
     """as_published chooses hyperparameters, epochs and calibration on the test set, as the released evaluation does:
     for comparison with published tables only, and labelled so."""

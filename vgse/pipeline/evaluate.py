@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from vgse import __version__
+from vgse.config import Config
 from vgse.pipeline.crop import committed_images
 from vgse.pipeline.embed import SeenEmbeddings, features_folder, read_embeddings
 from vgse.pipeline.features import episode_rows
@@ -48,7 +49,7 @@ def outputs(plan: Plan) -> list[str]:
 def run(plan: Plan, progress: Progress) -> StageOutcome:
     """Judges every round and writes evaluation.json."""
     frame = committed_images(plan)
-    settings = ZslSettings(models=plan.config.evaluate.models, seed=plan.config.seed)
+    settings = zsl_settings(plan.config)
     rounds = list(plan.rounds())
     judged: list[tuple[Results, dict[str, float]]] = []
     images = 0
@@ -63,6 +64,12 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
         progress.say("evaluate: no oracle arm, since some class has no images for it (encode.oracle_images)")
     plan.storage.write_bytes(plan.uri("evaluation.json"), json.dumps(summary, indent=1, allow_nan=False).encode())
     return StageOutcome(len(frame), images, details={"arms": list(judged[0][0])})
+
+
+def zsl_settings(config: Config) -> ZslSettings:
+    """The zero-shot room's settings from the configuration's."""
+    evaluate = config.evaluate
+    return ZslSettings(models=evaluate.models, match_lengths=evaluate.match_lengths, seed=config.seed)
 
 
 def print_results(plan: Plan) -> None:
@@ -117,6 +124,7 @@ def _summary(plan: Plan, rounds: list[Round], per_round: list[Results]) -> dict[
         "folds": config.evaluate.folds,
         "validation_fit": config.cluster.validation_fit,
         "features": config.evaluate.features,
+        "match_lengths": config.evaluate.match_lengths,
         "num_clusters": config.cluster.num_clusters,
         "knowledge": [source.name for source in plan.sources],
         "relation": config.relate.model_dump(mode="json"),

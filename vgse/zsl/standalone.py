@@ -57,6 +57,8 @@ class StandaloneConfig(Section):
         default=("eszsl", "sje", "prototype"), min_length=1
     )
     """Zero-shot models."""
+    match_lengths: bool = True
+    """Bring every arm's unseen embeddings to the mean length of its seen ones, by one factor; T1 stays."""
     as_published: bool = False
     """Choose everything on the test set as released evaluation programs do: for published tables only."""
     random_draws: int = Field(default=1, ge=1)
@@ -121,7 +123,7 @@ def evaluate_files(
     if inputs.words_CW is None:
         first = next(iter(inputs.files))
         note(f"controls: carried to unseen classes by {first} itself; with --word-vectors, by the words of their names")
-    settings = ZslSettings(models=config.models, seed=config.seed)
+    settings = ZslSettings(models=config.models, match_lengths=config.match_lengths, seed=config.seed)
     final = final_episode(inputs.benchmark)
     results = _results(config, inputs, final, settings, note, on_arm or (lambda arm: None))
     names, seen_C = np.array(final.episode.class_names, object), final.episode.seen_C
