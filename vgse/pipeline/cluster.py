@@ -14,19 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from vgse.config import ClusterConfig
 from vgse.data.words import prepare_words
-from vgse.errors import VgseError
 from vgse.pipeline.crop import committed_images
 from vgse.pipeline.features import patch_features, training_rows
 from vgse.pipeline.fit_task import FitTask
-from vgse.pipeline.frozen_heads import frozen_heads, load_heads
+from vgse.pipeline.fit_worker import train_problems
+from vgse.pipeline.frozen_heads import frozen_heads
 from vgse.pipeline.networks import NetworkRecipe
 from vgse.pipeline.patch_windows import patch_layout
 from vgse.pipeline.plan import Plan, Problem
 from vgse.pipeline.stage import Progress, StageOutcome
 from vgse.pipeline.validation import validation_task
-from vgse.storage import Storage, join
+from vgse.storage import join
 
 
 def outputs(plan: Plan) -> list[str]:
@@ -95,7 +94,7 @@ def _train(plan: Plan, tasks: list[FitTask], progress: Progress) -> None:
     workers, each, gpu = session.worker_shape(plan.config.resources, reading=cluster.mode == "finetune")
     board, scratch = Board(), session.scratch_folder()
     trainer = TorchTrainer(
-        _worker,
+        train_problems,
         train_loop_config={
             "tasks": tasks,
             "cluster": plan.config.cluster,
@@ -139,106 +138,6 @@ def _train(plan: Plan, tasks: list[FitTask], progress: Progress) -> None:
     failed = board.error()
     if failed is not None:
         raise failed
-
-
-def _worker(settings: dict[str, Any]) -> None:
-    """Runs on every training worker."""
-    import torch
-
-    from vgse.pipeline.session import limit_threads
-
-    limit_threads(settings["threads"])
-    board = settings["board"]
-    if board.error() is not None:
-        # A typed error ends the stage; a group started again after it has nothing to do.
-        return
-    torch.set_float32_matmul_precision("high")
-    try:
-        for task in settings["tasks"]:
-            _fit(task, settings)
-    except VgseError as error:
-        board.fail(error)
-        raise
-
-
-def _fit(task: FitTask, settings: dict[str, Any]) -> None:
-    import ray.train
-    import ray.train.torch
-
-    from vgse.clustering.checkpoints import Checkpoints
-    from vgse.clustering.compiling import compile_backbone
-    from vgse.clustering.training import fit
-    from vgse.pipeline.fit_journal import FitJournal
-    from vgse.pipeline.session import free_memory
-    from vgse.pipeline.validation import Validation
-
-    storage: Storage = settings["storage"]
-    cluster: ClusterConfig = settings["cluster"]
-    seed = task.recipe.seed
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    checkpoints = Checkpoints(storage, task.folder, cluster.keep_best)
-    journal = FitJournal(
-        task.name, task.folder, storage, settings["board"], len(task.labels), task.patches, cluster, rank, world
-    )
-    journal.begin(checkpoints.latest())
-    network = task.recipe.build(storage)
-    if task.heads is not None:
-        load_heads(network, storage, task.heads)
-    device = ray.train.torch.get_device()
-    if cluster.compile and network.backbone is not None:
-        reason = compile_backbone(network.backbone.to(device), cluster.mixed_precision)
-        if reason and rank == 0:
-            settings["board"].pin("say", f"cluster: {task.name} trains without torch.compile ({reason})")
-    memory = free_memory() // 2 // context.get_local_world_size()
-    source = task.source(settings, network, rank, world, memory, journal.say)
-
-    def on_epoch(figures: dict[str, float]) -> None:
-        journal.epoch(figures)
-        ray.train.report({"fit": task.name, **figures})
-
-    fit(
-        network,
-        source,
-        _tensor(task.words_SW),
-        fit_settings(cluster, seed),
-        checkpoints=checkpoints,
-        device=device,
-        on_epoch=on_epoch,
-        on_step=journal.step,
-        validate=Validation(task.validation, storage, settings["threads"]) if task.validation else None,
-    )
-    journal.end()
-
-
-def fit_settings(cluster: ClusterConfig, seed: int) -> Any:
-    """The training loop's settings from the configuration's."""
-    from vgse.clustering.objective import ObjectiveWeights
-    from vgse.clustering.training import FitSettings
-
-    return FitSettings(
-        epochs=cluster.epochs,
-        global_batch=cluster.batch_size,
-        learning_rate=cluster.learning_rate,
-        backbone_learning_rate=cluster.backbone_learning_rate,
-        weight_decay=cluster.weight_decay,
-        warmup_epochs=cluster.warmup_epochs,
-        neighbours=cluster.neighbours,
-        bank_size=cluster.bank_size,
-        weights=ObjectiveWeights(cluster.lambda_pel, cluster.beta_cls, cluster.gamma_sem),
-        mixed_precision=cluster.mixed_precision,
-        accumulate=cluster.accumulate,
-        head_epochs=cluster.head_epochs,
-        seed=seed,
-        checkpoint_every=cluster.checkpoint_every,
-        validate_every=cluster.validate_every,
-    )
-
-
-def _tensor(array: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(np.asarray(array, np.float32))
 
 
 def _finish(plan: Plan, tasks: list[FitTask]) -> dict[str, Any]:
