@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +40,15 @@ class BatchSource(Protocol):
         ...
 
 
+def one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, each put together while the caller computes on the one before."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            yield batch
+
+
 class InMemoryBatches:
     """Features held in memory (or a memory map), in an order that depends on seed and epoch only.
 
@@ -72,9 +82,11 @@ class InMemoryBatches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """This rank's rows of every global batch of `epoch` from `first_step` on; what is skipped is not read."""
-        for rows in self.row_numbers(epoch, first_step):
-            inputs = np.asarray(self._features_NF[rows], dtype=np.float32)
-            yield Batch(torch.from_numpy(inputs), torch.from_numpy(self._labels_N[rows]))
+        return one_ahead(self._batch(rows) for rows in self.row_numbers(epoch, first_step))
+
+    def _batch(self, rows: np.ndarray) -> Batch:
+        inputs = np.asarray(self._features_NF[rows], dtype=np.float32)
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(self._labels_N[rows]))
 
     def row_numbers(self, epoch: int, first_step: int = 0) -> Iterator[np.ndarray]:
         """Row numbers of this rank's part of every global batch of `epoch` from `first_step` on."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vgse.clustering.batches import Batch
+from vgse.clustering.batches import Batch, one_ahead
 from vgse.clustering.patch_order import PatchOrder, lane_count
 from vgse.config import ClusterConfig
 from vgse.pipeline.patch_windows import Cutter, PatchLayout, PixelBlocks
@@ -92,12 +92,7 @@ class StreamedBatches:
         """This rank's rows of every global batch of `epoch` from `first_step` on, each put together while the worker
         computes on the one before. What was skipped is neither read nor decoded."""
         pieces = self._pieces_of(epoch, first_step)
-        batches = self._batches(pieces, epoch, first_step)
-        with ThreadPoolExecutor(1) as ahead:
-            following = ahead.submit(next, batches, None)
-            while (batch := following.result()) is not None:
-                following = ahead.submit(next, batches, None)
-                yield batch
+        return one_ahead(self._batches(pieces, epoch, first_step))
 
     def _batches(self, pieces: Iterator[Piece], epoch: int, first_step: int) -> Iterator[Batch]:
         waiting: dict[int, deque[tuple[np.ndarray, np.ndarray]]] = defaultdict(deque)
