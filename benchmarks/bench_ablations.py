@@ -46,7 +46,7 @@ JUDGED = {
     "evaluation: unseen embeddings at their own length": ("--evaluate.no-match-lengths",),
 }
 # One network a class split instead of two; choices are then made with a network that has met the val images.
-TWO_EPOCHS = ("--cluster.epochs", "2", "--cluster.validation-fit", "False")
+TWO_EPOCHS = ("--cluster.epochs", "2", "--cluster.no-validation-fit")
 TRAINED = {
     "as it is, two epochs": (),
     "objective: without L_pel": ("--cluster.lambda-pel", "0"),

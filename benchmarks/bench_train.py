@@ -55,7 +55,7 @@ def measured(name: str, case: Case, folder: Path, source: Path, size: int) -> di
     run = folder / f"{name}-{size}"
     overrides = (
         *base(source, 1), *case.overrides, "--data.images-per-class", str(size), "--cluster.epochs", str(EPOCHS),
-        "--cluster.validation-fit", "False", "--resources.workers", "1",
+        "--cluster.no-validation-fit", "--resources.workers", "1",
     )  # fmt: skip
     stages(run, overrides, "crop", "encode")
     # Ours leaves a CPU to cutting in finetune; the bare loop gets the threads that ours has.
