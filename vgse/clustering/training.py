@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vgse.clustering.bank import NeighbourBank
 from vgse.clustering.batches import Batch, BatchSource, InMemoryBatches
 from vgse.clustering.checkpoints import Checkpoints, Saved
+from vgse.clustering.collectives import world_size
 from vgse.clustering.epoch_metrics import EpochMetrics
 from vgse.clustering.global_step import GlobalStep
 from vgse.clustering.network import ClusterNetwork
@@ -160,7 +160,7 @@ class _Run:
         self._wrapped = joins
         if self.network.backbone is not None:
             self.network.backbone.requires_grad_(joins)
-        if dist.is_available() and dist.is_initialized():
+        if world_size() > 1:
             self.gradients.model = DistributedDataParallel(
                 self.network,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
