@@ -4,8 +4,8 @@
     uv run python benchmarks/bench_ablations.py --run runs/quality --trained  # also the network's settings, and patches
 
 Names and texts, EfficientNet-Lite0 frozen at 96 px, six class splits; each line is VGSE's mean over class splits with
-one setting changed, and the difference paired by split. Settings of the network are compared on networks of two epochs,
-ways to cut patches on 40 images a class. Writes benchmarks/results/ablations.md and prints one JSON object as its last
+one setting changed, and the difference paired by split. What needs networks of its own is compared on 40 images a
+class. Writes benchmarks/results/ablations.md and prints one JSON object as its last
 line.
 """
 
@@ -46,9 +46,9 @@ JUDGED = {
     "evaluation: unseen embeddings at their own length": ("--evaluate.no-match-lengths",),
 }
 # One network a class split instead of two; choices are then made with a network that has met the val images.
-TWO_EPOCHS = ("--cluster.epochs", "2", "--cluster.no-validation-fit")
+FEW = ("--data.images-per-class", "40", "--cluster.no-validation-fit")
 TRAINED = {
-    "as it is, two epochs": (),
+    "as it is, 40 images a class": (),
     "objective: without L_pel": ("--cluster.lambda-pel", "0"),
     "objective: without L_cls": ("--cluster.beta-cls", "0"),
     "objective: without L_sem": ("--cluster.gamma-sem", "0"),
@@ -57,10 +57,7 @@ TRAINED = {
     "clusters: 20": ("--cluster.num-clusters", "20"),
     "clusters: 300": ("--cluster.num-clusters", "300"),
 }
-CUT = {
-    "patches: watershed, 40 images a class": ("--crop.method", "watershed"),
-    "patches: grid, 40 images a class": ("--crop.method", "grid"),
-}
+GRID = "patches: a grid"
 
 Figures = dict[tuple[str, str], np.ndarray]
 
@@ -71,26 +68,20 @@ def figures(evaluations: Mapping[str, dict[str, Any]]) -> dict[str, Figures]:
 
 
 def trained(folder: Path, always: tuple[str, ...], source: Path, splits: int) -> dict[str, Figures]:
-    """Networks with one setting changed, judged together."""
-    line_ups = {}
+    """Networks with one setting changed, on 40 images a class in run directories beside the first."""
+    some = folder.with_name(f"{folder.name}-few")
+    always, line_ups = (*always, *FEW), {}
+    stages(some, always, "crop", "encode")
     for name, overrides in TRAINED.items():
         kept = "".join(c if c.isalnum() else "-" for c in name)
-        networks(folder, (*always, *TWO_EPOCHS, *overrides), kept)
+        networks(some, (*always, *overrides), kept)
         line_ups[name] = LineUp(TEXTS, f"kept-{kept}", ("vgse",))
-    return figures(judge(folder, always, filled(line_ups, source=source), splits))
-
-
-def cut(folder: Path, always: tuple[str, ...], source: Path, splits: int) -> dict[str, Figures]:
-    """Patches cut in other ways, in run directories of their own."""
-    found = {}
-    for name, overrides in CUT.items():
-        other = folder.with_name(f"{folder.name}-{overrides[-1]}")
-        some = (*always, *overrides, "--data.images-per-class", "40", *TWO_EPOCHS)
-        stages(other, some, "crop", "encode")
-        networks(other, some, "cut")
-        line_ups = filled({name: LineUp(TEXTS, "kept-cut", ("vgse",))}, source=source)
-        found |= figures(judge(other, some, line_ups, splits))
-    return found
+    found = figures(judge(some, always, filled(line_ups, source=source), splits))
+    grid, always = folder.with_name(f"{folder.name}-grid"), (*always, "--crop.method", "grid")
+    stages(grid, always, "crop", "encode")
+    networks(grid, always, "grid")
+    line_up = filled({GRID: LineUp(TEXTS, "kept-grid", ("vgse",))}, source=source)
+    return found | figures(judge(grid, always, line_up, splits))
 
 
 def table(found: dict[str, Figures]) -> str:
@@ -121,16 +112,15 @@ def main() -> None:
     line_ups = {name: LineUp((*TEXTS, *each), "kept-K150", ("vgse",)) for name, each in JUDGED.items()}
     parts = {"Knowledge and relation": figures(judge(folder, always, filled(line_ups, source=source), options.splits))}
     if options.trained:
-        parts["The network"] = trained(folder, always, source, options.splits)
-        parts["Patches"] = cut(folder, always, source, options.splits)
+        parts["Network and patches"] = trained(folder, always, source, options.splits)
     command = "uv run python benchmarks/bench_ablations.py" + (" --trained" if options.trained else "")
     RESULTS.write_text(f"""# One setting at a time: CIFAR-100
 
 VGSE's figures in percent, means over {options.splits} class splits; in brackets the difference to the first line of the
 table, paired by class split, with its standard deviation over splits. Names and texts, 150 clusters, EfficientNet-Lite0
 frozen at 96 px. Every line chooses its hyperparameters on the validation classes anew. Differences below about one
-point are within the spread of class splits. Networks of "The network" and "Patches" are trained for two epochs, one per
-class split, which also serves for the choices; those of "Patches" on 40 images a class.
+point are within the spread of class splits. "Network and patches" is on 40 images a class, with one network per class
+split, which also serves for the choices.
 
 Measured {date.today()} on {os.cpu_count()} cores ({platform.machine()}, {platform.system()}), no GPU, with
 `{command}`.
