@@ -1,7 +1,8 @@
 """What each part is worth: one setting changed at a time, on CIFAR-100.
 
     uv run python benchmarks/bench_ablations.py --run runs/quality            # after bench_quality.py, on its networks
-    uv run python benchmarks/bench_ablations.py --run runs/quality --trained  # also the network's settings, and patches
+    uv run python benchmarks/bench_ablations.py --run runs/quality --trained  # also the network's settings
+    uv run python benchmarks/bench_ablations.py --run runs/quality --trained --grid  # also patches on a grid
 
 Names and texts, EfficientNet-Lite0 frozen at 96 px, six class splits; each line is VGSE's mean over class splits with
 one setting changed, and the difference paired by split. What needs networks of its own is compared on 40 images a
@@ -22,7 +23,8 @@ from typing import Any
 
 import numpy as np
 from bench_quality import filled, values
-from line_ups import MODELS, ROOT, TEXTS, LineUp, base, judge, networks, stages
+from line_ups import MODELS, ROOT, TEXTS, LineUp, base, judge, stages
+from networks_here import train_here
 
 RESULTS = ROOT / "benchmarks/results/ablations.md"
 KEYS = [(model, figure) for model in MODELS for figure in ("T1", "H")]
@@ -67,21 +69,14 @@ def figures(evaluations: Mapping[str, dict[str, Any]]) -> dict[str, Figures]:
     return {name: {key: 100 * values(each, "vgse", *key) for key in KEYS} for name, each in evaluations.items()}
 
 
-def trained(folder: Path, always: tuple[str, ...], source: Path, splits: int) -> dict[str, Figures]:
-    """Networks with one setting changed, on 40 images a class in run directories beside the first."""
-    some = folder.with_name(f"{folder.name}-few")
-    always, line_ups = (*always, *FEW), {}
-    stages(some, always, "crop", "encode")
-    for name, overrides in TRAINED.items():
-        kept = "".join(c if c.isalnum() else "-" for c in name)
-        networks(some, (*always, *overrides), kept)
-        line_ups[name] = LineUp(TEXTS, f"kept-{kept}", ("vgse",))
-    found = figures(judge(some, always, filled(line_ups, source=source), splits))
-    grid, always = folder.with_name(f"{folder.name}-grid"), (*always, "--crop.method", "grid")
-    stages(grid, always, "crop", "encode")
-    networks(grid, always, "grid")
-    line_up = filled({GRID: LineUp(TEXTS, "kept-grid", ("vgse",))}, source=source)
-    return found | figures(judge(grid, always, line_up, splits))
+def trained(folder: Path, always: tuple[str, ...], source: Path, splits: int, settings: dict[str, Any]) -> dict:
+    """Networks with one setting changed, on 40 images a class in a run directory of their own."""
+    always = (*always, *FEW)
+    stages(folder, always, "crop", "encode")
+    kept = {name: "kept-" + "".join(c if c.isalnum() else "-" for c in name) for name in settings}
+    train_here(folder, always, {kept[name]: overrides for name, overrides in settings.items()})
+    line_ups = {name: LineUp(TEXTS, kept[name], ("vgse",)) for name in settings}
+    return figures(judge(folder, always, filled(line_ups, source=source), splits))
 
 
 def table(found: dict[str, Figures]) -> str:
@@ -106,20 +101,26 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=ROOT / "runs/quality")
     parser.add_argument("--splits", type=int, default=6, help="class splits of the run directory")
     parser.add_argument("--trained", action="store_true", help="also settings that need networks of their own")
+    parser.add_argument("--grid", action="store_true", help="and patches on a grid, beside --trained")
     options = parser.parse_args()
     source, folder = options.source.resolve(), options.run.resolve()
     always = base(source, options.splits)
     line_ups = {name: LineUp((*TEXTS, *each), "kept-K150", ("vgse",)) for name, each in JUDGED.items()}
     parts = {"Knowledge and relation": figures(judge(folder, always, filled(line_ups, source=source), options.splits))}
     if options.trained:
-        parts["Network and patches"] = trained(folder, always, source, options.splits)
+        few = folder.with_name(f"{folder.name}-few")
+        parts["The network"] = trained(few, always, source, options.splits, TRAINED)
+    if options.grid:
+        grid = folder.with_name(f"{folder.name}-grid")
+        found = trained(grid, (*always, "--crop.method", "grid"), source, options.splits, {GRID: ()})
+        parts["The network"] |= found
     command = "uv run python benchmarks/bench_ablations.py" + (" --trained" if options.trained else "")
     RESULTS.write_text(f"""# One setting at a time: CIFAR-100
 
 VGSE's figures in percent, means over {options.splits} class splits; in brackets the difference to the first line of the
 table, paired by class split, with its standard deviation over splits. Names and texts, 150 clusters, EfficientNet-Lite0
 frozen at 96 px. Every line chooses its hyperparameters on the validation classes anew. Differences below about one
-point are within the spread of class splits. "Network and patches" is on 40 images a class, with one network per class
+point are within the spread of class splits. "The network" is on 40 images a class, with one network per class
 split, which also serves for the choices.
 
 Measured {date.today()} on {os.cpu_count()} cores ({platform.machine()}, {platform.system()}), no GPU, with
