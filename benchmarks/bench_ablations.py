@@ -110,11 +110,13 @@ def main() -> None:
     if options.trained:
         few = folder.with_name(f"{folder.name}-few")
         parts["The network"] = trained(few, always, source, options.splits, TRAINED)
-    if options.grid:
+    if options.trained and options.grid:
         grid = folder.with_name(f"{folder.name}-grid")
         found = trained(grid, (*always, "--crop.method", "grid"), source, options.splits, {GRID: ()})
         parts["The network"] |= found
-    command = "uv run python benchmarks/bench_ablations.py" + (" --trained" if options.trained else "")
+    command = "uv run python benchmarks/bench_ablations.py" + (
+        (" --trained" + " --grid" * options.grid) if options.trained else ""
+    )
     RESULTS.write_text(f"""# One setting at a time: CIFAR-100
 
 VGSE's figures in percent, means over {options.splits} class splits; in brackets the difference to the first line of the
