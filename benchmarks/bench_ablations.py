@@ -2,12 +2,12 @@
 
     uv run python benchmarks/bench_ablations.py --run runs/quality            # after bench_quality.py, on its networks
     uv run python benchmarks/bench_ablations.py --run runs/quality --trained  # also the network's settings
-    uv run python benchmarks/bench_ablations.py --run runs/quality --trained --grid  # also patches on a grid
+    uv run python benchmarks/bench_ablations.py --run runs/quality --grid     # patches on a grid against the watershed
 
 Names and texts, EfficientNet-Lite0 frozen at 96 px, six class splits; each line is VGSE's mean over class splits with
 one setting changed, and the difference paired by split. What needs networks of its own is compared on 40 images a
-class. Writes benchmarks/results/ablations.md and prints one JSON object as its last
-line.
+class. Writes benchmarks/results/ablations.md (--grid: its section on patches alone) and prints one JSON object as its
+last line.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ JUDGED = {
 }
 # One network a class split instead of two; choices are then made with a network that has met the val images.
 FEW = ("--data.images-per-class", "40", "--cluster.no-validation-fit")
+AS_IT_IS = "as it is, 40 images a class"
 TRAINED = {
-    "as it is, 40 images a class": (),
+    AS_IT_IS: (),
     "objective: without L_pel": ("--cluster.lambda-pel", "0"),
     "objective: without L_cls": ("--cluster.beta-cls", "0"),
     "objective: without L_sem": ("--cluster.gamma-sem", "0"),
@@ -60,6 +61,7 @@ TRAINED = {
     "clusters: 300": ("--cluster.num-clusters", "300"),
 }
 GRID = "patches: a grid"
+PATCHES = "## Watershed or grid"
 
 Figures = dict[tuple[str, str], np.ndarray]
 
@@ -94,6 +96,24 @@ def table(found: dict[str, Figures]) -> str:
     return head + "\n".join(rows) + "\n"
 
 
+def watershed_or_grid(folder: Path, always: tuple[str, ...], source: Path, splits: int) -> dict[str, Figures]:
+    """The same networks on patches of the watershed and of a grid; replaces that section of the page."""
+    found = trained(folder.with_name(f"{folder.name}-few"), always, source, splits, {AS_IT_IS: ()})
+    grid = (*always, "--crop.method", "grid")
+    found |= trained(folder.with_name(f"{folder.name}-grid"), grid, source, splits, {GRID: ()})
+    page = RESULTS.read_text().split(f"\n{PATCHES}")[0].rstrip()
+    told = measured("--grid", "Both networks trained by the same functions in this machine's processes.")
+    RESULTS.write_text(f"{page}\n\n{PATCHES}\n\n{told}\n\n{table(found)}")
+    return found
+
+
+def measured(flags: str, more: str = "") -> str:
+    """The sentence that says when, where and how figures were measured."""
+    machine = f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()}), no GPU"
+    command = f"uv run python benchmarks/bench_ablations.py {flags}".strip()
+    return f"Measured {date.today()} on {machine}, with\n`{command}`. {more}".rstrip()
+
+
 def main() -> None:
     """Judges, writes the page, prints the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,22 +121,18 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=ROOT / "runs/quality")
     parser.add_argument("--splits", type=int, default=6, help="class splits of the run directory")
     parser.add_argument("--trained", action="store_true", help="also settings that need networks of their own")
-    parser.add_argument("--grid", action="store_true", help="and patches on a grid, beside --trained")
+    parser.add_argument("--grid", action="store_true", help="only patches on a grid against the watershed")
     options = parser.parse_args()
     source, folder = options.source.resolve(), options.run.resolve()
     always = base(source, options.splits)
+    if options.grid:
+        said(watershed_or_grid(folder, always, source, options.splits))
+        return
     line_ups = {name: LineUp((*TEXTS, *each), "kept-K150", ("vgse",)) for name, each in JUDGED.items()}
     parts = {"Knowledge and relation": figures(judge(folder, always, filled(line_ups, source=source), options.splits))}
     if options.trained:
         few = folder.with_name(f"{folder.name}-few")
         parts["The network"] = trained(few, always, source, options.splits, TRAINED)
-    if options.trained and options.grid:
-        grid = folder.with_name(f"{folder.name}-grid")
-        found = trained(grid, (*always, "--crop.method", "grid"), source, options.splits, {GRID: ()})
-        parts["The network"] |= found
-    command = "uv run python benchmarks/bench_ablations.py" + (
-        (" --trained" + " --grid" * options.grid) if options.trained else ""
-    )
     RESULTS.write_text(f"""# One setting at a time: CIFAR-100
 
 VGSE's figures in percent, means over {options.splits} class splits; in brackets the difference to the first line of the
@@ -125,11 +141,14 @@ frozen at 96 px. Every line chooses its hyperparameters on the validation classe
 point are within the spread of class splits. "The network" is on 40 images a class, with one network per class
 split, which also serves for the choices.
 
-Measured {date.today()} on {os.cpu_count()} cores ({platform.machine()}, {platform.system()}), no GPU, with
-`{command}`.
+{measured("--trained" * options.trained)}
 
 {chr(10).join(f"## {title}{chr(10)}{chr(10)}{table(found)}" for title, found in parts.items())}""")
-    found = {name: each for part in parts.values() for name, each in part.items()}
+    said({name: each for part in parts.values() for name, each in part.items()})
+
+
+def said(found: dict[str, Figures]) -> None:
+    """Prints the JSON line."""
     print(json.dumps({n: {f"{m}_{f}": round(v.mean(), 2) for (m, f), v in k.items()} for n, k in found.items()}))
 
 
