@@ -8,7 +8,6 @@ at short side 256) and its T boxes, from which the consumer cuts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -20,14 +19,13 @@ import pyarrow.parquet as pq
 
 from vgse.config import CropConfig
 from vgse.data.manifest import work_units
+from vgse.data.readers import read_images
 from vgse.errors import DataError, RunDirectoryError, StorageError
 from vgse.patches import ImageError, cap_short_side, decode_image, propose_boxes
 from vgse.pipeline.plan import Plan
 from vgse.pipeline.stage import Progress, StageOutcome
 from vgse.storage import Storage, join
 
-# Files asked for at once: enough to hide an object store's latency, few enough to bound a worker's memory.
-_CONCURRENT_READS = 64
 # Shards whose lists of images are read at once.
 _CONCURRENT_SHARDS = 16
 # Images per row group of a shard (2.3 MB at short side 256): fine-tuning reads a few images at a time, while those who
@@ -97,7 +95,7 @@ def _write_shards(block: pa.Table, storage: Storage, run: str, crop: CropConfig)
     for number, unit in rows.groupby("unit"):
         kept: list[dict[str, Any]] = []
         refused: list[dict[str, Any]] = []
-        for row, data in _read_images(storage, unit):
+        for row, data in read_images(storage, unit):
             result = _crop_image(row, data, crop)
             (refused if "reason" in result else kept).append(result)
         # The quarantine goes first: a shard's presence says that the unit is complete.
@@ -138,31 +136,6 @@ def _crop_image(row: Any, data: bytes | Exception, crop: CropConfig) -> dict[str
         "boxes": boxes.ravel(),
         "sha256": hashlib.sha256(stored + boxes.tobytes()).hexdigest(),
     }
-
-
-def _read_images(storage: Storage, unit: pd.DataFrame) -> Iterator[tuple[Any, bytes | Exception]]:
-    """Rows of a unit with their bytes; single files are read ahead of their use, Parquet row groups once each."""
-    single = unit[unit["row"] < 0]
-    chunks = [single.iloc[i : i + _CONCURRENT_READS] for i in range(0, len(single), _CONCURRENT_READS)]
-    with ThreadPoolExecutor(1) as ahead:
-        reads = [ahead.submit(storage.read_many, list(chunk.uri)) for chunk in chunks[:1]]
-        for number, chunk in enumerate(chunks):
-            if number + 1 < len(chunks):
-                reads.append(ahead.submit(storage.read_many, list(chunks[number + 1].uri)))
-            yield from zip(chunk.itertuples(), reads.pop(0).result(), strict=True)
-    for uri, rows in unit[unit["row"] >= 0].groupby("uri"):
-        yield from _read_parquet_rows(storage, str(uri), rows)
-
-
-def _read_parquet_rows(storage: Storage, uri: str, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
-    with storage.open(uri) as source:
-        reader = pq.ParquetFile(source)
-        sizes = [reader.metadata.row_group(g).num_rows for g in range(reader.metadata.num_row_groups)]
-        starts = np.cumsum([0, *sizes])
-        for group, members in rows.groupby("row_group"):
-            images = reader.read_row_group(int(str(group)), columns=["image"])["image"]
-            for row in members.itertuples():
-                yield row, images[int(row.row) - int(starts[int(str(group))])].as_py() or b""
 
 
 def _account(plan: Plan) -> StageOutcome:
