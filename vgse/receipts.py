@@ -37,7 +37,7 @@ _READS: Mapping[str, tuple[str, ...]] = {
 }
 
 # Raised when the code of a stage changes what it writes, so that older results are not taken for its own.
-_VERSIONS: Mapping[str, int] = {**dict.fromkeys(_READS, 1), "cluster": 2}
+_VERSIONS: Mapping[str, int] = {**dict.fromkeys(_READS, 1), "crop": 2, "cluster": 2}
 
 # Settings that change how a stage runs but not what it writes.
 _WITHOUT_EFFECT = {

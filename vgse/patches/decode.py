@@ -5,6 +5,7 @@ the judge of files that look incomplete.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,6 +15,11 @@ from vgse.patches.headers import ImageError, looks_complete, open_header
 
 # Formats and Pillow modes for which OpenCV gives the same pixels as Pillow.
 _PLAIN_MODES = {"JPEG": ("RGB", "L"), "MPO": ("RGB", "L"), "PNG": ("RGB", "L"), "WEBP": ("RGB",)}
+# What Pillow refuses as a decompression bomb by itself.
+MAX_PIXELS = 178_956_970
+_LONGEST_JPEG = 65_500
+# Without the bit for colour, which OpenCV takes for BGR.
+_REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
 _ORIENT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -25,7 +31,25 @@ _ORIENT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def decode_image(data: bytes, *, max_pixels: int = 178_956_970) -> np.ndarray:
+@dataclass(frozen=True)
+class Decoded:
+    """An image's pixels and what is known of the file they come from.
+
+    `pixels_HW3` is RGB uint8, C-contiguous. `short_side` is that of the file, in pixels, before any reduction. `plain`
+    says that `decode_stored` gives these very pixels, so that the file may be stored as it is.
+    """
+
+    pixels_HW3: np.ndarray
+    short_side: int
+    plain: bool
+
+
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, short_side: int | None = None) -> np.ndarray:
+    """The pixels of `decode`: RGB uint8 (H, W, 3)."""
+    return decode(data, max_pixels=max_pixels, short_side=short_side).pixels_HW3
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, short_side: int | None = None) -> Decoded:
     """Decode an encoded image of any common format; the content decides, never the file's name.
 
     Grey and palette images become RGB, 16-bit images keep their upper 8 bits, CMYK is converted, transparency is
@@ -37,20 +61,23 @@ def decode_image(data: bytes, *, max_pixels: int = 178_956_970) -> np.ndarray:
         data: the whole encoded file.
         max_pixels: limit on width x height as the header states it, checked before decoding (a decompression bomb is a
             few kilobytes that ask for gigabytes). Pillow refuses more than 178,956,970 in any case.
-
-    Returns:
-        RGB pixels, uint8, shape (H, W, 3), C-contiguous.
+        short_side: what is needed of the image. A JPEG whose short side is 2, 4 or 8 times that or more is decoded at
+            a half, a quarter or an eighth (rounded up), in about half the time: the decoder makes averages over squares
+            of the full image from its frequencies (within 0.5 grey levels of an area average; where a side does not
+            divide, the last square reaches over the edge). Other formats are decoded in full.
 
     Raises:
         ImageError: see its reasons.
     """
     image = open_header(data, max_pixels)
     complete = looks_complete(data, image.format)
-    if _opencv_agrees(image) and complete:
-        pixels = _opencv_decode(data)
-        if pixels is not None and pixels.shape[:2] == (image.height, image.width):
-            return _oriented(pixels, _orientation(image))
-    return _pillow_decode(data, image, complete)
+    short, reduction = min(image.size), _reduction(image, short_side)
+    if complete and _opencv_agrees(image):
+        pixels = _opencv_decode(data, reduction)
+        if pixels is not None and pixels.shape[:2] == (-(-image.height // reduction), -(-image.width // reduction)):
+            turn = _orientation(image)
+            return Decoded(_oriented(pixels, turn), short, plain=turn == 1 and reduction == 1)
+    return Decoded(_pillow_decode(data, image, complete, reduction), short, plain=False)
 
 
 def decode_stored(data: bytes) -> np.ndarray:
@@ -65,17 +92,17 @@ def decode_stored(data: bytes) -> np.ndarray:
     return pixels
 
 
-def cap_short_side(data: bytes, image_HW3: np.ndarray, short_side: int, quality: int = 95) -> tuple[bytes, np.ndarray]:
+def cap_short_side(data: bytes, image: Decoded, short_side: int, quality: int = 95) -> tuple[bytes, np.ndarray]:
     """The form in which an image is stored beside its boxes: small, and decoded by one plain OpenCV call.
 
     The bytes are kept as they are when OpenCV decodes them to the same pixels (JPEG, PNG or WebP, 8 bits, no alpha, no
-    EXIF turn) and the short side is within the cap, or above it by at most a factor of two while re-encoding would not
-    make them smaller. Everything else is resized (area averaging) and encoded as JPEG, or as PNG where the size
+    EXIF turn) and the short side is within the cap, or above it by less than a factor of two while re-encoding would
+    not make them smaller. Everything else is resized (area averaging) and encoded as JPEG, or as PNG where the size
     stays and PNG is not larger (icons, flat drawings).
 
     Args:
         data: the encoded file.
-        image_HW3: `decode_image(data)`.
+        image: `decode(data, short_side=short_side)`, or without a short side.
         short_side: cap in pixels; images are never enlarged.
         quality: JPEG quality, 1..100.
 
@@ -84,22 +111,31 @@ def cap_short_side(data: bytes, image_HW3: np.ndarray, short_side: int, quality:
         ValueError: when a number is out of range.
 
     Returns:
-        The bytes to store and the (h, w, 3) RGB pixels they decode to (`decode_stored`), which boxes must refer to.
+        The bytes to store and the pixels (h, w, 3) that were encoded, or decoded where the bytes are kept. Boxes
+        proposed on them fit what `decode_stored` gives, which has their size and differs by the loss of the JPEG.
     """
     if short_side < 1 or not 1 <= quality <= 100:
         raise ValueError(f"short_side must be positive and quality in 1..100, got {short_side} and {quality}")
-    short = min(image_HW3.shape[:2])
-    jpeg = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    if short <= short_side:
-        if _is_plain(data, image_HW3):
-            return data, image_HW3
-        lossless = _encode(image_HW3, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 6])
-        encoded = min(lossless, _encode(image_HW3, ".jpg", jpeg), key=len)
-    else:
-        encoded = _encode(_shrink(image_HW3, short_side), ".jpg", jpeg)
-        if len(encoded) >= len(data) and short <= 2 * short_side and _is_plain(data, image_HW3):
-            return data, image_HW3
-    return encoded, decode_stored(encoded)
+    pixels_HW3, jpeg = image.pixels_HW3, [cv2.IMWRITE_JPEG_QUALITY, quality]
+    if image.short_side <= short_side:
+        if image.plain:
+            return data, pixels_HW3
+        lossless = _encode(pixels_HW3, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 6])
+        if max(pixels_HW3.shape) > _LONGEST_JPEG:
+            return lossless, pixels_HW3
+        return min(lossless, _encode(pixels_HW3, ".jpg", jpeg), key=len), pixels_HW3
+    capped_HW3 = _shrink(pixels_HW3, short_side)
+    encoded = _encode(capped_HW3, ".jpg", jpeg)
+    if len(encoded) >= len(data) and image.plain and image.short_side < 2 * short_side:
+        return data, pixels_HW3
+    return encoded, capped_HW3
+
+
+def _reduction(image: Image.Image, short_side: int | None) -> int:
+    """By how much a file is decoded smaller: a power of two that leaves at least `short_side` pixels."""
+    if short_side is None or image.format not in ("JPEG", "MPO"):
+        return 1
+    return next((by for by in _REDUCED if min(image.size) >= by * short_side), 1)
 
 
 def _opencv_agrees(image: Image.Image) -> bool:
@@ -107,15 +143,6 @@ def _opencv_agrees(image: Image.Image) -> bool:
         return False
     # An MPO file is a JPEG with more pictures behind it (phones); both libraries take the first.
     return image.format in ("JPEG", "MPO") or not getattr(image, "is_animated", False)
-
-
-def _is_plain(data: bytes, image_HW3: np.ndarray) -> bool:
-    """Whether one OpenCV call gives these pixels: by the header, then by trying, for damaged files read differently."""
-    image = open_header(data)
-    if not _opencv_agrees(image) or _orientation(image) != 1:
-        return False
-    pixels = _opencv_decode(data)
-    return pixels is not None and np.array_equal(pixels, image_HW3)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -130,23 +157,28 @@ def _oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(_ORIENT[orientation](pixels)) if orientation != 1 else pixels
 
 
-def _opencv_decode(data: bytes) -> np.ndarray | None:
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+def _opencv_decode(data: bytes, reduction: int = 1) -> np.ndarray | None:
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | _REDUCED.get(reduction, 0)
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
 
 
-def _pillow_decode(data: bytes, image: Image.Image, complete: bool) -> np.ndarray:
+def _pillow_decode(data: bytes, image: Image.Image, complete: bool, reduction: int) -> np.ndarray:
     try:
         if not complete and image.format in ("JPEG", "MPO"):
             # Zero padding lets the decoder run on to a grey rest; without it Pillow meets the true end and says so.
             image = open_header(data.rstrip(b"\0"))
+        elif reduction > 1:  # Else it is decoded in full, since at a lower scale the last bytes are not missed.
+            image.draft(None, (image.width // reduction, image.height // reduction))
         image.load()
+        # Asked for last: what Pillow turns by itself while loading (TIFF) is upright then.
         return _oriented(_to_rgb(image), _orientation(image))
     except ImageError:
         raise
+    except MemoryError:
+        raise ImageError("too_large", f"{image.width} x {image.height} pixels, more than memory allows") from None
     except Exception as error:
         cut = not complete or "truncated" in str(error).lower()
         raise ImageError("truncated" if cut else "corrupt", f"{image.format}: {error}") from None
@@ -170,6 +202,8 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 def _shrink(image_HW3: np.ndarray, short_side: int) -> np.ndarray:
     height, width = image_HW3.shape[:2]
+    if min(height, width) == short_side:
+        return image_HW3
     scale = short_side / min(height, width)
     size = (max(short_side, round(width * scale)), max(short_side, round(height * scale)))
     return cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA)
@@ -180,6 +214,6 @@ def _encode(image_HW3: np.ndarray, extension: str, options: list[int]) -> bytes:
         done, encoded = cv2.imencode(extension, cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), options)
     except cv2.error:
         done = False
-    if not done:  # JPEG ends at 65,500 pixels a side.
+    if not done:
         raise ImageError("unsupported", f"an image of shape {image_HW3.shape} cannot be encoded as {extension}")
     return encoded.tobytes()

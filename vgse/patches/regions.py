@@ -9,7 +9,8 @@ from typing import Literal
 import cv2
 import numpy as np
 from scipy import ndimage
-from skimage.segmentation import watershed
+
+from vgse.patches.watershed import flood
 
 # The compactness is stated at this short side; see `watershed_boxes`.
 _REFERENCE_SIDE = 256
@@ -73,12 +74,9 @@ def watershed_boxes(
     reduced_HW = _reduced_grey(image_HW3, side)
     rows, columns = reduced_HW.shape
     cells_T4 = grid_boxes(rows, columns, patches)
-    markers_HW = np.zeros((rows, columns), np.int32)
     middles_T2 = (cells_T4[:, :2] + cells_T4[:, 2:]) // 2
-    # Backwards, so that of markers that fall together the first stays.
-    markers_HW[middles_T2[::-1, 1], middles_T2[::-1, 0]] = np.arange(patches, 0, -1)
-    labels_HW = watershed(
-        _gradient_magnitude(reduced_HW), markers_HW, compactness=compactness * _REFERENCE_SIDE / min(rows, columns)
+    labels_HW = flood(
+        _gradient_magnitude(reduced_HW), middles_T2[:, ::-1], compactness * _REFERENCE_SIDE / min(rows, columns)
     )
     boxes_T4 = cells_T4.astype(np.float64)
     for number, found in enumerate(ndimage.find_objects(labels_HW, patches)):

@@ -21,7 +21,7 @@ from vgse.config import CropConfig
 from vgse.data.manifest import work_units
 from vgse.data.readers import read_images
 from vgse.errors import DataError, RunDirectoryError, StorageError
-from vgse.patches import ImageError, cap_short_side, decode_image, propose_boxes
+from vgse.patches import ImageError, cap_short_side, decode, propose_boxes
 from vgse.pipeline.plan import Plan
 from vgse.pipeline.stage import Progress, StageOutcome
 from vgse.storage import Storage, join
@@ -118,8 +118,8 @@ def _crop_image(row: Any, data: bytes | Exception, crop: CropConfig) -> dict[str
             raise StorageError(
                 f"{row.uri}: {type(data).__name__}: {data}", "check access to data.images, then run again"
             )
-        image_HW3 = decode_image(data, max_pixels=crop.max_pixels)
-        stored, image_HW3 = cap_short_side(data, image_HW3, crop.short_side)
+        decoded = decode(data, max_pixels=crop.max_pixels, short_side=crop.short_side)
+        stored, image_HW3 = cap_short_side(data, decoded, crop.short_side)
         boxes_T4 = propose_boxes(
             image_HW3, method=crop.method, patches=crop.patches, side=crop.segment_side, compactness=crop.compactness
         )

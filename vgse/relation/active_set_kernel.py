@@ -4,11 +4,9 @@ Only plain loops over float64 arrays, so that Numba turns every function into ma
 Numba.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
+
+from vgse.machine_code import compiled
 
 # At least so many entries are freed per round, and at most as many as are free already; only those whose wish to
 # leave their bound is at least this part of the strongest one.
@@ -18,18 +16,8 @@ _FRACTION = 0.4
 _MOST_PROXIMAL = 12
 
 
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled with a cache on disk where one can be written, else compiled anew in every process."""
-    options: dict[str, Any] = {
-        # Sums may be reordered (that is what makes them fast), but NaN and infinity keep their meaning.
-        "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-        "nogil": True,
-        "error_model": "numpy",
-    }
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # numba found no place it may write to
-        return numba.njit(**options)(function)
+# Sums may be reordered (that is what makes them fast), but NaN and infinity keep their meaning.
+_compile = compiled(fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
 @_compile
