@@ -51,13 +51,20 @@ class DataConfig(Section):
     """Which images, which classes, and what the classes are known by."""
 
     images: Uris
-    """Location(s) of the images: a folder tree (class = first folder) or Parquet (`image` bytes, `class_name`)."""
+    """Location(s) of the images: a folder tree (class = first folder), Parquet (`image` bytes, `class_name`),
+    WebDataset tars, or the folder that the paths of a published benchmark (xlsa17) lead into."""
     test_images: Uris = ()
     """Location(s) of held-out test images. Left empty, `held_out_fraction` of the images is held out instead."""
-    format: Literal["auto", "folder", "parquet"] = "auto"
-    """Layout of the images; auto takes Parquet where .parquet files are found."""
+    format: Literal["auto", "folder", "parquet", "webdataset", "xlsa17"] = "auto"
+    """Layout of the images; auto takes xlsa17 where `classes` is a .mat, Parquet where .parquet files are found and
+    WebDataset where .tar files are found and no images."""
     classes: str
-    """YAML file with the lists `train`, `val` and `unseen` of class names."""
+    """YAML file with the lists `train`, `val` and `unseen` of class names, or att_splits.mat of a published benchmark,
+    which also says which images are held out."""
+    image_files: str | None = None
+    """The .mat with `image_files` and `labels` that belongs to an att_splits.mat (default: res101.mat beside it)."""
+    class_names: str | None = None
+    """Text file with a class name a line: what the numbers 0, 1, ... mean that a WebDataset gives as classes."""
     class_splits: int = Field(default=1, ge=1)
     """Number of class splits to run: the first is `classes`, the others are redrawn from it at the same sizes."""
     word_vectors: str
@@ -70,6 +77,22 @@ class DataConfig(Section):
     """Share of every class's images held out for testing where `test_images` is empty."""
     images_per_class: int | None = Field(default=None, ge=2)
     """Use at most this many images of each class (and as many test images), chosen the same way every time."""
+
+    @property
+    def is_benchmark(self) -> bool:
+        """Whether the images are those of a published benchmark, which says itself what each serves for."""
+        return self.format == "xlsa17" or (self.format == "auto" and self.classes.endswith(".mat"))
+
+    @model_validator(mode="after")
+    def _benchmarks_are_as_published(self) -> DataConfig:
+        if self.format == "xlsa17" and not self.classes.endswith(".mat"):
+            raise ValueError("format xlsa17 takes the classes from an att_splits.mat, but classes is none")
+        if self.is_benchmark and (self.test_images or self.class_splits > 1):
+            raise ValueError(
+                "an att_splits.mat says itself which images are held out and which classes are unseen: leave out "
+                "test_images and class_splits, or give a YAML file as classes"
+            )
+        return self
 
 
 class KnowledgeConfig(Section):

@@ -1,10 +1,14 @@
 """The manifest: which images there are, each with a unique id, its class, its role and where its bytes lie.
 
-One row per image: image_id, class_name, role (`train` or `test`), uri, row and row_group
-(within a Parquet file, else -1), rank.
+One row per image: image_id, class_name, role (`train` or `test`), uri, row and row_group (number within a Parquet file
+or tar, and the part of it that is read as one, else -1), offset and size (bytes within a tar, else -1; bytes, or -1
+where the listing did not say), rank.
 `rank` orders the images of a class and role by a digest of their id: an order that is random to the eye, the same on
 every machine, and untouched by the listing. All subsets (held-out images, `images_per_class`, the images an oracle
 sees) are cut by rank, so they nest and never change.
+
+A million images are Arrow columns and NumPy arrays all the way, a few hundred bytes each; no step makes an object of
+each.
 """
 
 from __future__ import annotations
@@ -15,14 +19,19 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from vgse.config import DataConfig
+from vgse.data.readers import list_pages
+from vgse.data.readers.class_numbers import read_class_numbers
+from vgse.data.readers.xlsa17 import list_benchmark, read_benchmark_files
 from vgse.data.splits import ClassSplit
 from vgse.errors import DataError
-from vgse.storage import FileInfo, Storage
+from vgse.storage import Storage
 
-COLUMNS = ("image_id", "class_name", "role", "uri", "row", "row_group", "rank")
+COLUMNS = ("image_id", "class_name", "role", "uri", "row", "row_group", "offset", "size", "rank")
+_ROLES = ("train", "test")
+_ROWS_PER_DIGEST = 65_536
 
 
 def build_manifest(storage: Storage, data: DataConfig, splits: Sequence[ClassSplit]) -> pd.DataFrame:
@@ -32,36 +41,33 @@ def build_manifest(storage: Storage, data: DataConfig, splits: Sequence[ClassSpl
         A frame with `COLUMNS`, sorted by image_id.
 
     Raises:
-        DataError: an empty class folder, Parquet without the needed columns, two images of one id, or a class without
-            enough images to hold some out.
+        DataError: an empty class folder, Parquet without the needed columns, a broken tar, two images of one id, or a
+            class without enough images to hold some out.
     """
-    wanted = {name for split in splits for name in split.all}
-    parts = [(uri, "train") for uri in data.images] + [(uri, "test") for uri in data.test_images]
-    prefixes = _prefixes([uri for uri, _ in parts])
-    listed = [
-        _list_images(storage, uri, data.format).assign(role=role).assign(image_id=lambda f, p=prefix: p + f.image_id)
-        for (uri, role), prefix in zip(parts, prefixes, strict=True)
-    ]
-    frame = pd.concat(listed, ignore_index=True)
-    frame = frame[frame.class_name.isin(wanted)]
-    twice = frame.image_id[frame.image_id.duplicated()]
-    if len(twice):
-        raise DataError(
-            f"data.images: {len(twice)} image id(s) occur twice, e.g. {twice.iloc[0]}", "give each location once"
-        )
-    frame = _rank(frame)
-    if data.images_per_class is not None:
-        frame = frame[frame["rank"] < data.images_per_class]
-    if not data.test_images:
-        frame = _hold_out(frame, data.held_out_fraction)
-    return frame.sort_values("image_id", ignore_index=True)[list(COLUMNS)]
+    classes = sorted({name for split in splits for name in split.all})
+    pages = [_of_classes(page, role, classes) for role, page in _listed(storage, data)]
+    if not pages:
+        raise DataError("data.images: no image was found", "check the locations and data.format")
+    table = pa.concat_tables(pages)
+    del pages
+    table = table.take(pc.sort_indices(table["image_id"])).combine_chunks()
+    _check_once(table["image_id"])
+    frame = _ranked(table, classes, data)
+    return frame[list(COLUMNS)]
+
+
+def list_images(storage: Storage, uri: str, layout: str = "auto") -> pd.DataFrame:
+    """The images of all classes at one location, without roles and ranks, in the order in which they are found."""
+    return pa.concat_tables(list_pages(storage, uri, layout)).to_pandas()
 
 
 def manifest_digest(frame: pd.DataFrame) -> str:
     """A digest of which images, classes and roles there are; where the bytes lie does not enter."""
     digest = hashlib.sha256()
     for column in ("image_id", "class_name", "role"):
-        digest.update("\n".join(frame[column]).encode())
+        for start in range(0, len(frame), _ROWS_PER_DIGEST):
+            digest.update(b"\n" * (start > 0))
+            digest.update("\n".join(frame[column].iloc[start : start + _ROWS_PER_DIGEST]).encode())
     return digest.hexdigest()[:16]
 
 
@@ -70,107 +76,119 @@ def manifest_table(frame: pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(frame, preserve_index=False)
 
 
+def manifest_from(table: pa.Table) -> pd.DataFrame:
+    """The manifest as it was stored, also by versions that knew no tars."""
+    return (
+        table.to_pandas()
+        .reindex(columns=COLUMNS)
+        .fillna({"offset": -1, "size": -1})
+        .astype({"offset": np.int64, "size": np.int64})
+    )
+
+
+def _listed(storage: Storage, data: DataConfig) -> Iterator[tuple[str, pa.Table]]:
+    """(role, page) of all locations, their ids made unique by a prefix."""
+    parts = [(uri, "train") for uri in data.images] + [(uri, "test") for uri in data.test_images]
+    benchmark = read_benchmark_files(storage, data) if data.is_benchmark else None
+    numbers = read_class_numbers(storage, data.class_names)
+    for (uri, role), prefix in zip(parts, _prefixes([uri for uri, _ in parts]), strict=True):
+        if benchmark is not None:
+            found = list_benchmark(storage, uri, benchmark)
+        else:
+            found = ((role, page) for page in list_pages(storage, uri, data.format, numbers))
+        for role_found, page in found:
+            ids = pc.binary_join_element_wise(
+                pa.scalar(prefix, pa.large_string()), page["image_id"], pa.scalar("", pa.large_string())
+            )
+            yield role_found, page.set_column(0, "image_id", ids)
+
+
+def _of_classes(page: pa.Table, role: str, classes: Sequence[str]) -> pa.Table:
+    """The page's rows of these classes, with class and role as numbers."""
+    code = pc.index_in(page["class_name"], pa.array(classes, pa.large_string()))
+    page = page.set_column(1, "class_name", code).append_column(
+        "role", pa.repeat(pa.scalar(_ROLES.index(role)), len(page))
+    )
+    return page.filter(pc.is_valid(code))
+
+
+def _check_once(ids: pa.ChunkedArray) -> None:
+    """Raises `DataError` where two of the sorted ids are the same."""
+    same = pc.equal(ids[1:], ids[:-1])
+    count = pc.sum(same).as_py() or 0
+    if count:
+        first = ids[1:].filter(same)[0]
+        raise DataError(f"data.images: {count} image id(s) occur twice, e.g. {first}", "give each location once")
+
+
 def _prefixes(uris: Sequence[str]) -> list[str]:
     """A prefix per location that makes ids unique: its last path component, numbered where two share it."""
-    names = [uri.rstrip("/").rsplit("/", 1)[-1].removesuffix(".parquet") for uri in uris]
+    names = [uri.rstrip("/").rsplit("/", 1)[-1].removesuffix(".parquet").removesuffix(".tar") for uri in uris]
     return [f"{name}/" if names.count(name) == 1 else f"{name}-{i}/" for i, name in enumerate(names)]
 
 
-def _list_images(storage: Storage, uri: str, layout: str) -> pd.DataFrame:
-    root = storage.absolute(uri)
-    files = [f for f in storage.find(root) if not f.uri.rsplit("/", 1)[-1].startswith((".", "_"))]
-    parquet = [f for f in files if f.uri.endswith(".parquet")]
-    if layout == "parquet" or (layout == "auto" and parquet):
-        if not parquet:
-            raise DataError(f"data.images: no .parquet file at {uri}", "check the location or data.format")
-        return pd.concat([_list_parquet(storage, file) for file in parquet], ignore_index=True)
-    return _list_folder(storage, root, files)
+def _ranked(table: pa.Table, classes: Sequence[str], data: DataConfig) -> pd.DataFrame:
+    """The table with ranks, without the images over `images_per_class`, and some held out where none is given."""
+    code, role = (table[name].to_numpy() for name in ("class_name", "role"))
+    rank = _rank(table["image_id"], role * len(classes) + code)
+    if data.images_per_class is not None:
+        kept = rank < data.images_per_class
+        table, code, role, rank = table.filter(pa.array(kept)), code[kept], role[kept], rank[kept]
+    if not data.test_images and not data.is_benchmark:
+        held = _held_out(code, rank, classes, data.held_out_fraction)
+        role = held.astype(role.dtype)
+        rank = np.where(held, rank - _fewest(rank, held, code, len(classes))[code], rank)
+    names = [pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), pa.array(values)).cast(pa.large_string())
+             for numbers, values in ((code, classes), (role, _ROLES))]  # fmt: skip
+    table = table.set_column(1, "class_name", names[0]).drop_columns("role").append_column("role", names[1])
+    return table.append_column("rank", pa.array(rank)).to_pandas(split_blocks=True)
 
 
-def _list_folder(storage: Storage, root: str, files: Sequence[FileInfo]) -> pd.DataFrame:
-    """A folder tree: the first folder below the root is the class."""
-    start = len(root.rstrip("/")) + 1
-    relative = [file.uri[start:] for file in files]
-    inside = [(name, file.uri) for name, file in zip(relative, files, strict=True) if "/" in name]
-    classes = {name.split("/", 1)[0] for name, _ in inside}
-    empty = [name for name in storage.list_folders(root) if name not in classes and not name.startswith((".", "_"))]
-    if empty:
-        raise DataError(
-            f"data.images: {len(empty)} class folder(s) below {root} hold no image: {', '.join(empty[:10])}",
-            "add images or remove the folder(s)",
-        )
-    if not inside:
-        raise DataError(f"data.images: {root} holds no class folders with images", "expected ROOT/CLASS/IMAGE")
-    names, uris = zip(*inside, strict=True)
-    return pd.DataFrame(
-        {"image_id": names, "class_name": [n.split("/", 1)[0] for n in names], "uri": uris, "row": -1, "row_group": -1}
-    )
+def _rank(ids: pa.ChunkedArray, group: np.ndarray) -> np.ndarray:
+    """The number of every image among those of its group, in the order of a digest of the ids. Int64 (N,)."""
+    keys = np.empty(len(ids), np.uint64)
+    for start in range(0, len(ids), _ROWS_PER_DIGEST):
+        names = ids[start : start + _ROWS_PER_DIGEST].to_pylist()
+        digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
+        keys[start : start + len(names)] = np.frombuffer(digests, ">u8")
+    order = np.lexsort((keys, group))
+    rows_of_group = np.bincount(group)
+    first = np.cumsum(rows_of_group) - rows_of_group
+    rank = np.empty(len(ids), np.int64)
+    rank[order] = np.arange(len(ids)) - first[group[order]]
+    return rank
 
 
-def _list_parquet(storage: Storage, file: FileInfo) -> pd.DataFrame:
-    """A Parquet file: `image` bytes and `class_name`; ids from `image_id` or `path`, else file name and row."""
-    with storage.open(file.uri) as source:
-        try:
-            reader = pq.ParquetFile(source)
-        except pa.ArrowInvalid as error:
-            raise DataError(f"data.images: {file.uri} is not readable Parquet: {error}", "replace the file") from None
-        present = set(reader.schema_arrow.names)
-        if not {"image", "class_name"} <= present:
-            raise DataError(
-                f"data.images: {file.uri} has columns {sorted(present)}", "it needs `image` and `class_name`"
-            )
-        id_column = next((name for name in ("image_id", "path") if name in present), None)
-        table = reader.read(columns=["class_name", *([id_column] if id_column else [])])
-        groups = [reader.metadata.row_group(g).num_rows for g in range(reader.metadata.num_row_groups)]
-    count = table.num_rows
-    stem = file.uri.rsplit("/", 1)[-1]
-    ids = table[id_column].to_pylist() if id_column else [f"{stem}#{row}" for row in range(count)]
-    return pd.DataFrame(
-        {
-            "image_id": ids,
-            "class_name": table["class_name"].to_pylist(),
-            "uri": file.uri,
-            "row": np.arange(count),
-            "row_group": np.repeat(np.arange(len(groups)), groups),
-        }
-    )
-
-
-def _rank(frame: pd.DataFrame) -> pd.DataFrame:
-    keys = [hashlib.blake2b(name.encode(), digest_size=8).hexdigest() for name in frame.image_id]
-    ordered = frame.assign(_key=keys).sort_values("_key")
-    rank = ordered.groupby(["role", "class_name"], sort=False).cumcount()
-    return frame.assign(rank=rank.astype(np.int64))
-
-
-def _hold_out(frame: pd.DataFrame, fraction: float) -> pd.DataFrame:
-    """Makes the last `fraction` of every class (by rank, at least one image) its test images."""
-    count = frame.groupby("class_name")["rank"].transform("size")
-    lonely = sorted(frame.class_name[count < 2].unique())
+def _held_out(code: np.ndarray, rank: np.ndarray, classes: Sequence[str], fraction: float) -> np.ndarray:
+    """Which images are the last `fraction` of their class by rank, at least one of each. Bool (N,)."""
+    count = np.bincount(code, minlength=len(classes))
+    lonely = sorted(classes[number] for number in np.flatnonzero(count == 1).tolist())
     if lonely:
         raise DataError(
             f"data.images: {len(lonely)} class(es) have a single image, none can be held out: {', '.join(lonely[:10])}",
             "add images, or give data.test_images",
         )
-    held = frame["rank"] >= count - np.maximum(1, np.round(count * fraction))
-    first_held = frame[held].groupby("class_name")["rank"].transform("min")
-    rank = frame["rank"].copy()
-    rank[held] -= first_held
-    return frame.assign(role=np.where(held, "test", "train"), rank=rank)
+    return rank >= (count - np.maximum(1, np.round(count * fraction)))[code]
+
+
+def _fewest(rank: np.ndarray, held: np.ndarray, code: np.ndarray, classes: int) -> np.ndarray:
+    """The lowest rank among the held-out images of every class. Int64 (C,)."""
+    fewest = np.full(classes, np.iinfo(np.int64).max)
+    np.minimum.at(fewest, code[held], rank[held])
+    return fewest
 
 
 def work_units(frame: pd.DataFrame, rows_per_shard: int, fewest: int = 16) -> Iterator[pd.DataFrame]:
     """Cuts the manifest into units of work, each of which becomes one patch shard.
 
-    Single files are shuffled globally. The rows of a Parquet row group stay together, so that its bytes are read once,
-    and whole row groups are dealt out in random order; within a unit the reader shuffles the rows. The order depends on
-    the manifest only, not on the run's seed: a crop that is continued must find its images in the same shards.
+    Single files are shuffled globally. The rows of a Parquet row group (or of a stretch of a tar) stay together, so
+    that its bytes are read once, and whole row groups are dealt out in random order; within a unit the rows are
+    shuffled. The order depends on the manifest only, not on the run's seed: a crop that is continued must find its
+    images in the same shards.
     """
     rng = np.random.default_rng(len(frame))
     size = max(1, min(rows_per_shard, -(-len(frame) // fewest)))
-    single = frame["row"].to_numpy() < 0
-    block = np.where(single, np.arange(len(frame)), frame["row_group"])
-    group, _ = pd.factorize(pd.MultiIndex.from_arrays([frame["uri"], block]))
+    group = _read_as_one(frame)
     order = rng.permutation(group.max() + 1)
     rows_in_order = np.bincount(order[group])
     unit_of = (np.cumsum(rows_in_order) - rows_in_order) // size
@@ -178,3 +196,14 @@ def work_units(frame: pd.DataFrame, rows_per_shard: int, fewest: int = 16) -> It
     position = np.lexsort((rng.permutation(len(frame)), unit))
     for rows in np.split(position, np.flatnonzero(np.diff(unit[position])) + 1):
         yield frame.iloc[rows]
+
+
+def _read_as_one(frame: pd.DataFrame) -> np.ndarray:
+    """A number for every row, the same for rows that are read as one, in the order of their appearance. Int64 (N,)."""
+    number = np.arange(len(frame))
+    inside = np.flatnonzero(frame["row"].to_numpy() >= 0)
+    if len(inside):
+        file, _ = pd.factorize(frame["uri"].iloc[inside])
+        part = frame["row_group"].to_numpy()[inside]
+        number[inside] = len(frame) + file * (part.max() + 1) + part
+    return pd.factorize(number)[0]

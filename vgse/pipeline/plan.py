@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from vgse.config import Config
+from vgse.config import Config, DataConfig
 from vgse.config_loading import fingerprint
 from vgse.data.knowledge import Source, check_weights, fuse, missing_report, read_sources
-from vgse.data.manifest import build_manifest, manifest_digest, manifest_table
+from vgse.data.manifest import build_manifest, manifest_digest, manifest_from, manifest_table
+from vgse.data.readers.xlsa17 import image_files_uri, read_benchmark_files
 from vgse.data.splits import ClassSplit, check_classes_have_images, read_split
 from vgse.data.words import check_aliases, class_word_vectors, load_vocabulary, read_aliases
 from vgse.errors import ConfigError
@@ -108,7 +109,7 @@ def make_plan(config: Config, *, fresh: bool = False) -> Plan:
     """
     storage = Storage(config.storage)
     run = _run_directory(storage, config.run)
-    first = read_split(storage, config.data.classes)
+    first = _classes(storage, config.data)
     splits = tuple(first.redrawn(config.seed, number) for number in range(config.data.class_splits))
     names = tuple(sorted(first.all))
     before = {} if fresh else Receipts(storage, run).inputs() or {}
@@ -163,9 +164,20 @@ def _run_directory(storage: Storage, run: str) -> str:
 _LISTED = {"images", "test_images", "format", "held_out_fraction", "images_per_class"}
 
 
+def _classes(storage: Storage, data: DataConfig) -> ClassSplit:
+    return (
+        read_benchmark_files(storage, data).split
+        if data.classes.endswith(".mat")
+        else read_split(storage, data.classes)
+    )
+
+
 def _sources(storage: Storage, config: Config, names: tuple[str, ...]) -> dict[str, str]:
     """Digests of where images and knowledge are read from; files that were edited in place are read again."""
-    data = config.data.model_dump(mode="json", include=_LISTED)
+    listed = config.data.model_dump(mode="json", include=_LISTED)
+    mats = [config.data.classes, image_files_uri(config.data)] if config.data.is_benchmark else []
+    # What names classes beside the images' own places; nothing for most data sets, whose digest stays as it was.
+    naming = {uri: storage.stamp(uri) for uri in (*mats, config.data.class_names) if uri}
     knowledge = config.knowledge
     folder = join(knowledge.wordnet, "data.noun") if knowledge.wordnet else None
     taxonomy = None if knowledge.taxonomy in ("texts", "wordnet") else knowledge.taxonomy
@@ -173,7 +185,7 @@ def _sources(storage: Storage, config: Config, names: tuple[str, ...]) -> dict[s
     stamps = [storage.stamp(uri) for uri in (*files, taxonomy, knowledge.vectors) if uri]
     known = [knowledge.model_dump(mode="json", exclude={"weights"}), names]
     return {
-        "listed_from": fingerprint([data, config.storage.endpoint_url, names]),
+        "listed_from": fingerprint([listed, config.storage.endpoint_url, names, *([naming] if naming else [])]),
         "words_from": fingerprint([config.data.word_vectors, config.data.aliases, config.data.aliases_file, *known]),
         "words_stamps": " ".join(stamps),
     }
@@ -218,5 +230,5 @@ def _digest(array: np.ndarray) -> str:
 
 def _manifest(storage: Storage, config: Config, run: str, split: ClassSplit, unchanged: bool) -> pd.DataFrame:
     if unchanged and storage.exists(join(run, "manifest.parquet")):
-        return storage.read_table(join(run, "manifest.parquet")).to_pandas()
+        return manifest_from(storage.read_table(join(run, "manifest.parquet")))
     return build_manifest(storage, config.data, [split])

@@ -57,12 +57,12 @@ def read_benchmark(storage: Storage, features_uri: str, splits_uri: str) -> Benc
     names = class_names_of(content, splits_uri)
     features_NF, labels_N = _features(storage, features_uri, len(names), splits_uri)
     rows = {
-        name: _locations(content, f"{name}_loc", splits_uri, len(labels_N))
+        name: locations(content, f"{name}_loc", splits_uri, len(labels_N))
         for name in _LOCATIONS
         # Choices can be drawn from trainval_loc where a file leaves out both.
         if name not in ("train", "val") or any(key in content for key in ("train_loc", "val_loc"))
     }
-    _check_sides(rows, labels_N, names, splits_uri)
+    check_sides(rows, labels_N, names, splits_uri)
     return Benchmark(
         names,
         embeddings_of(content, len(names), splits_uri) if "att" in content else None,
@@ -96,21 +96,27 @@ def read_mat(storage: Storage, uri: str, names: Sequence[str] | None = None) -> 
 
 def class_names_of(content: Mapping[str, Any], uri: str) -> tuple[str, ...]:
     """The names in `allclasses_names`, a cell array of texts."""
-    cells = np.asarray(_required(content, "allclasses_names", uri))
-    # A cell holds an array with one text; an array of texts (as Python programs write it) pads them with blanks.
-    texts = [np.ravel(cell) for cell in cells.ravel()] if cells.dtype == object else cells.ravel()[:, None]
-    names = tuple(str(text[0]).strip() if len(text) else "" for text in texts)
-    if not names or not all(names) or cells.dtype.kind not in "OU":
-        raise DataError(f"{uri}: allclasses_names holds no class names", "write it as a cell array of texts")
+    names = texts_of(content, "allclasses_names", uri, "class names")
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise DataError(f"{uri}: allclasses_names names twice: {', '.join(twice)}", "give every class its own name")
     return names
 
 
+def texts_of(content: Mapping[str, Any], key: str, uri: str, what: str) -> tuple[str, ...]:
+    """The texts of a cell array; `DataError` where it holds none, or an empty one."""
+    cells = np.asarray(required(content, key, uri))
+    # A cell holds an array with one text; an array of texts (as Python programs write it) pads them with blanks.
+    texts = [np.ravel(cell) for cell in cells.ravel()] if cells.dtype == object else cells.ravel()[:, None]
+    found = tuple(str(text[0]).strip() if len(text) else "" for text in texts)
+    if not found or not all(found) or cells.dtype.kind not in "OU":
+        raise DataError(f"{uri}: {key} holds no {what}", "write it as a cell array of texts")
+    return found
+
+
 def embeddings_of(content: Mapping[str, Any], classes: int, uri: str, key: str = "att") -> np.ndarray:
     """Class embeddings (C, K) float64 from `att`, published as (K, C); (C, K) is taken where only that fits."""
-    found = np.asarray(_required(content, key, uri))
+    found = np.asarray(required(content, key, uri))
     if found.ndim == 2 and found.size and found.dtype.kind in "fiub":
         if found.shape[1] == classes:
             return found.T.astype(np.float64)
@@ -122,7 +128,8 @@ def embeddings_of(content: Mapping[str, Any], classes: int, uri: str, key: str =
     )
 
 
-def _required(content: Mapping[str, Any], key: str, uri: str) -> Any:
+def required(content: Mapping[str, Any], key: str, uri: str) -> Any:
+    """The variable `key`; `DataError` where there is none."""
     if key not in content:
         there = ", ".join(sorted(content)) or "none of those looked for"
         raise DataError(f"{uri}: the key {key} is missing (there: {there})", "give a file in the xlsa17 format")
@@ -131,8 +138,8 @@ def _required(content: Mapping[str, Any], key: str, uri: str) -> Any:
 
 def _features(storage: Storage, uri: str, classes: int, splits_uri: str) -> tuple[np.ndarray, np.ndarray]:
     content = read_mat(storage, uri, ["features", "labels"])
-    features_FN = np.asarray(_required(content, "features", uri))
-    labels_N = _whole_numbers(_required(content, "labels", uri), "labels", uri) - 1
+    features_FN = np.asarray(required(content, "features", uri))
+    labels_N = whole_numbers(required(content, "labels", uri), "labels", uri) - 1
     if features_FN.ndim != 2 or features_FN.dtype.kind not in "fiu" or features_FN.shape[1] != len(labels_N):
         raise DataError(
             f"{uri}: features are {features_FN.dtype} {features_FN.shape}, but there are {len(labels_N)} labels",
@@ -149,8 +156,9 @@ def _features(storage: Storage, uri: str, classes: int, splits_uri: str) -> tupl
     return np.ascontiguousarray(features_FN.T, np.float32), labels_N
 
 
-def _locations(content: Mapping[str, Any], key: str, uri: str, images: int) -> np.ndarray:
-    rows = _whole_numbers(_required(content, key, uri), key, uri)
+def locations(content: Mapping[str, Any], key: str, uri: str, images: int) -> np.ndarray:
+    """The image numbers, from 0, that `key` lists; `DataError` where there is none, one twice or one too large."""
+    rows = whole_numbers(required(content, key, uri), key, uri)
     if len(rows) == 0:
         raise DataError(f"{uri}: {key} is empty", "give a split with images in every part")
     if rows.min() < 1 or rows.max() > images:
@@ -164,7 +172,8 @@ def _locations(content: Mapping[str, Any], key: str, uri: str, images: int) -> n
     return rows - 1
 
 
-def _whole_numbers(values: Any, key: str, uri: str) -> np.ndarray:
+def whole_numbers(values: Any, key: str, uri: str) -> np.ndarray:
+    """A vector of whole numbers, int64; `DataError` where it is something else."""
     numbers = np.asarray(values)
     # A vector with one column or row; anything wider is something else.
     flat = (
@@ -177,7 +186,8 @@ def _whole_numbers(values: Any, key: str, uri: str) -> np.ndarray:
     return flat.astype(np.int64)
 
 
-def _check_sides(rows: Mapping[str, np.ndarray], labels_N: np.ndarray, names: Sequence[str], uri: str) -> None:
+def check_sides(rows: Mapping[str, np.ndarray], labels_N: np.ndarray, names: Sequence[str], uri: str) -> None:
+    """`DataError` where an image serves for training and test, or a class is both seen and unseen."""
     for first, second in (("trainval", "test_seen"), ("trainval", "test_unseen"), ("test_seen", "test_unseen")):
         both = np.intersect1d(rows[first], rows[second])
         if len(both):

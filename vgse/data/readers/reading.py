@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
+from vgse.data.readers.parquet import read_parquet_rows
+from vgse.data.readers.webdataset import read_members
 from vgse.storage import Storage
 
-# Files asked for at once: enough to hide an object store's latency, few enough to bound a worker's memory.
+# Files asked for at once: enough to hide an object store's latency; and bytes (as listed) after which it is enough.
 _CONCURRENT_READS = 64
+_BYTES_AT_ONCE = 16 << 20
+# Batches that are read before they are asked for. With the above, what bounds a worker's memory.
+_BATCHES_AHEAD = 3
+
+Batch = list[tuple[int, bytes | Exception]]
 
 
 def read_images(storage: Storage, unit: pd.DataFrame) -> Iterator[tuple[Any, bytes | Exception]]:
-    """Rows of a unit with their bytes; single files are read ahead of their use, Parquet row groups once each."""
-    single = unit[unit["row"] < 0]
-    chunks = [single.iloc[i : i + _CONCURRENT_READS] for i in range(0, len(single), _CONCURRENT_READS)]
-    with ThreadPoolExecutor(1) as ahead:
-        reads = [ahead.submit(storage.read_many, list(chunk.uri)) for chunk in chunks[:1]]
-        for number, chunk in enumerate(chunks):
-            if number + 1 < len(chunks):
-                reads.append(ahead.submit(storage.read_many, list(chunks[number + 1].uri)))
-            yield from zip(chunk.itertuples(), reads.pop(0).result(), strict=True)
-    for uri, rows in unit[unit["row"] >= 0].groupby("uri"):
-        yield from _read_parquet_rows(storage, str(uri), rows)
+    """Rows of a unit (as named tuples) with their bytes, in the order in which they are best read.
+
+    One thread reads ahead: many single files at once, stretches of tars in one request each, Parquet row groups once
+    each. A file that cannot be read is its exception; a tar or Parquet file that cannot be read raises.
+    """
+    unit = unit.reset_index(drop=True)
+    rows = list(unit.itertuples())
+    batches = _batches(storage, unit)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    try:
+        ahead = deque(pool.submit(next, batches, None) for _ in range(_BATCHES_AHEAD))
+        while (batch := ahead.popleft().result()) is not None:
+            ahead.append(pool.submit(next, batches, None))
+            for number, content in batch:
+                yield rows[number], content
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _read_parquet_rows(storage: Storage, uri: str, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
-    with storage.open(uri) as source:
-        reader = pq.ParquetFile(source)
-        sizes = [reader.metadata.row_group(g).num_rows for g in range(reader.metadata.num_row_groups)]
-        starts = np.cumsum([0, *sizes])
-        for group, members in rows.groupby("row_group"):
-            images = reader.read_row_group(int(str(group)), columns=["image"])["image"]
-            for row in members.itertuples():
-                yield row, images[int(row.row) - int(starts[int(str(group))])].as_py() or b""
+def _batches(storage: Storage, unit: pd.DataFrame) -> Iterator[Batch]:
+    yield from _read_files(storage, unit[unit["row"] < 0])
+    inside = unit[unit["row"] >= 0]
+    for uri, rows in inside.groupby("uri", sort=False):
+        read = read_members if rows["offset"].iloc[0] >= 0 else read_parquet_rows
+        yield from read(storage, str(uri), rows)
+
+
+def _read_files(storage: Storage, files: pd.DataFrame) -> Iterator[Batch]:
+    numbers: list[int] = []
+    uris: list[str] = []
+    size = 0
+    for number, uri, length in zip(files.index, files["uri"], files["size"], strict=True):
+        if len(uris) == _CONCURRENT_READS or (uris and size + length > _BYTES_AT_ONCE):
+            yield list(zip(numbers, storage.read_many(uris), strict=True))
+            numbers, uris, size = [], [], 0
+        numbers.append(number)
+        uris.append(uri)
+        size += max(0, length)
+    if uris:
+        yield list(zip(numbers, storage.read_many(uris), strict=True))
