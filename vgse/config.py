@@ -87,10 +87,10 @@ class DataConfig(Section):
     def _benchmarks_are_as_published(self) -> DataConfig:
         if self.format == "xlsa17" and not self.classes.endswith(".mat"):
             raise ValueError("format xlsa17 takes the classes from an att_splits.mat, but classes is none")
-        if self.is_benchmark and (self.test_images or self.class_splits > 1):
+        if self.is_benchmark and (self.test_images or self.class_splits > 1 or len(self.images) > 1):
             raise ValueError(
-                "an att_splits.mat says itself which images are held out and which classes are unseen: leave out "
-                "test_images and class_splits, or give a YAML file as classes"
+                "an att_splits.mat says itself which images are held out and which classes are unseen: give one "
+                "location as images and leave out test_images and class_splits, or give a YAML file as classes"
             )
         return self
 

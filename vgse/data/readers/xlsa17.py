@@ -7,7 +7,7 @@ looked for below the images' root by the longest end it shares with a file there
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -105,34 +105,36 @@ def list_benchmark(storage: Storage, uri: str, found: Benchmark) -> Iterator[tup
 def _places(storage: Storage, root: str, found: Benchmark) -> dict[int, FileInfo]:
     """The file of every image number that serves for something."""
     used = np.concatenate(list(found.rows.values()))
-    wanted = {found.paths[row].rsplit("/", 1)[-1] for row in used}
+    wanted = {_base(found.paths[row]) for row in used}
     by_name: dict[str, list[FileInfo]] = defaultdict(list)
     for files in storage.find_pages(root):
         for file in files:
-            name = file.uri.rsplit("/", 1)[-1]
-            if name in wanted:
-                by_name[name].append(file)
+            if _base(file.uri) in wanted:
+                by_name[_base(file.uri)].append(file)
+    nearest = {row: _nearest(found.paths[row], by_name.get(_base(found.paths[row]), [])) for row in used.tolist()}
+    # All paths start with the same folders of their authors' machine. One that fits a file by less than the others do
+    # has lost its own.
+    start = Counter(at for _, at in nearest.values()).most_common(1)[0][0]
     places: dict[int, FileInfo] = {}
     missing: list[str] = []
     taken: dict[str, str] = {}
-    for row in used.tolist():
+    for row, (files, at) in nearest.items():
         path = found.paths[row]
-        best = _nearest(path, by_name.get(path.rsplit("/", 1)[-1], []))
-        if len(best) > 1:
-            raise DataError(
-                f"{found.uri}: image_files names {path}, which fits {best[0].uri} and {best[1].uri} alike",
-                "give data.images the folder that the published paths start from, without copies beside it",
-            )
-        if not best:
+        if not files or (at > start and (len(files) > 1 or files[0].uri in taken)):
             missing.append(path)
             continue
-        if best[0].uri in taken:
+        if len(files) > 1:
             raise DataError(
-                f"{found.uri}: image_files names {taken[best[0].uri]} and {path}, but both fit only {best[0].uri}",
+                f"{found.uri}: image_files names {path}, which fits {files[0].uri} and {files[1].uri} alike",
+                "give data.images the folder that the published paths start from, without copies beside it",
+            )
+        if files[0].uri in taken:
+            raise DataError(
+                f"{found.uri}: image_files names {taken[files[0].uri]} and {path}, but both fit only {files[0].uri}",
                 "add the missing image, or give data.images the folder that the published paths start from",
             )
-        taken[best[0].uri] = path
-        places[row] = best[0]
+        taken[files[0].uri] = path
+        places[row] = files[0]
     if missing:
         raise DataError(
             f"{found.uri}: {len(missing)} of {len(used)} image_files are not below {root}: "
@@ -142,17 +144,20 @@ def _places(storage: Storage, root: str, found: Benchmark) -> dict[int, FileInfo
     return places
 
 
-def _nearest(path: str, files: Sequence[FileInfo]) -> list[FileInfo]:
-    """The files that share the longest end with `path`, counted in folders."""
-    if len(files) < 2:
-        return list(files)
-    shared = [_shared_end(path, file.uri) for file in files]
-    return [file for file, length in zip(files, shared, strict=True) if length == max(shared)]
+def _nearest(path: str, files: Sequence[FileInfo]) -> tuple[list[FileInfo], int]:
+    """The files that share the longest end with `path`, counted in folders, and the number of folders before it."""
+    parts = _folders(path)
+    shared = [_shared_end(parts, _folders(file.uri)) for file in files]
+    longest = max(shared, default=0)
+    return [file for file, length in zip(files, shared, strict=True) if length == longest], len(parts) - longest
 
 
-def _shared_end(first: str, second: str) -> int:
-    ends = zip(_folders(first)[::-1], _folders(second)[::-1], strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+def _shared_end(first: Sequence[str], second: Sequence[str]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first[::-1], second[::-1], strict=False)))
+
+
+def _base(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
 
 
 def _folders(path: str) -> list[str]:
