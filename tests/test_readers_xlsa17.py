@@ -11,6 +11,8 @@ from scipy.io import loadmat, savemat
 from benchmarks.s3_server import KEY, SECRET, serve_s3
 from tests.made_benchmark import NAMES, PER_CLASS, MadeBenchmark, cells
 from vgse.config import DataConfig, StorageConfig
+from vgse.config_loading import parse_config
+from vgse.config_warnings import config_warnings
 from vgse.data.manifest import build_manifest
 from vgse.data.readers import read_images
 from vgse.data.readers.xlsa17 import read_benchmark_files
@@ -170,6 +172,16 @@ def test_what_does_not_fit_is_said(tmp_path, change, says):
 def test_settings_that_contradict_a_benchmark(more):
     with pytest.raises(ValueError, match=r"att_splits\.mat says itself"):
         config("x", "att_splits.mat", **more)
+
+
+def test_settings_without_effect_are_said():
+    values = {"run": "r", "data": {"images": "i", "classes": "att_splits.mat", "word_vectors": "w"}}
+    said = {"held_out_fraction": 0.3, "class_names": "names.txt"}
+    config = parse_config({**values, "data": {**values["data"], **said}}, "test.yaml")
+    warnings = " ".join(config_warnings(config))
+    assert all(f"data.{name} is ignored" in warnings for name in said)
+    values["data"] |= {"classes": "classes.yaml", "image_files": "res101.mat"}
+    assert any("data.image_files is ignored" in text for text in config_warnings(parse_config(values, "test.yaml")))
 
 
 def test_xlsa17_needs_its_splits():

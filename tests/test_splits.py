@@ -2,7 +2,7 @@
 
 import pytest
 
-from vgse.data.splits import ClassSplit, check_classes_have_images, read_split
+from vgse.data.splits import ClassSplit, check_classes_have_images, check_seen_classes_train, read_split
 from vgse.errors import ConfigError, DataError
 from vgse.storage import Storage
 
@@ -93,3 +93,10 @@ def test_folds_follow_the_seed():
 def test_too_many_folds_are_refused():
     with pytest.raises(ConfigError, match=r"evaluate\.folds = 12"):
         TEN.folds(12, 0)
+
+
+def test_a_seen_class_with_test_images_only_is_named():
+    split = ClassSplit(("ant",), ("bee",), ("cow",))
+    check_seen_classes_train([split], ["ant", "bee"])
+    with pytest.raises(DataError, match="no training image of 1 class.*: bee"):
+        check_seen_classes_train([split], ["ant", "cow"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from vgse.config import FINETUNE_ONLY, ClusterConfig, Config, RelateConfig
+from vgse.config import FINETUNE_ONLY, ClusterConfig, Config, DataConfig, RelateConfig
 
 # The settings of each relation method.
 _RELATE_READS = {
@@ -39,7 +39,13 @@ def _default(field: str) -> Any:
 
 def _ignored(config: Config) -> Iterator[tuple[str, str]]:
     """Settings that were given a value of their own and have no effect, with the reason."""
-    relate, knowledge = config.relate, config.knowledge
+    relate, knowledge, data = config.relate, config.knowledge, config.data
+    if data.image_files and not data.classes.endswith(".mat"):
+        yield "data.image_files", "data.classes is no att_splits.mat"
+    if data.is_benchmark and data.held_out_fraction != DataConfig.model_fields["held_out_fraction"].default:
+        yield "data.held_out_fraction", "data.classes says itself which images are held out"
+    if data.class_names and (data.is_benchmark or data.format in ("folder", "parquet")):
+        yield "data.class_names", "only WebDataset tars give classes as numbers"
     for field in sorted(_RELATE_READS["mean"] - _RELATE_READS[relate.method]):
         if getattr(relate, field) != RelateConfig.model_fields[field].default:
             yield f"relate.{field}", f"relate.method {relate.method} does not read it"

@@ -104,6 +104,17 @@ def check_classes_have_images(split: ClassSplit, classes_with_images: Iterable[s
         )
 
 
+def check_seen_classes_train(splits: Iterable[ClassSplit], classes_with_training_images: Iterable[str]) -> None:
+    """Raises `DataError` naming every class that is seen in one of the splits but has test images only."""
+    bare = sorted({name for split in splits for name in split.seen} - set(classes_with_training_images))
+    if bare:
+        raise DataError(
+            f"data.images holds no training image of {len(bare)} class(es) that are seen in some class split: "
+            f"{', '.join(bare[:10])}",
+            "add training images, or move the classes to `unseen` (and leave data.class_splits at 1)",
+        )
+
+
 def _is_list_of_names(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(name, str) and name for name in value)
 

@@ -152,8 +152,9 @@ def _account(plan: Plan) -> StageOutcome:
             f"{plan.uri('patches')} does not hold what was written there: its images do not account for the manifest",
             f"remove {plan.uri('receipts')} and run again",
         )
-    usable = committed[committed.role == "train"].class_name.unique()
-    bare = sorted(set(plan.class_names) - set(usable))
+    usable = set(committed.class_name.unique())
+    trained = set(committed[committed.role == "train"].class_name.unique())
+    bare = sorted((plan.seen_somewhere - trained) | (set(plan.class_names) - usable))
     if bare:
         raise DataError(
             f"data.images: every image of {len(bare)} class(es) was quarantined: {', '.join(bare[:10])}",

@@ -53,10 +53,10 @@ def open_arrays(path: Path) -> dict[str, np.ndarray]:
 def patches_wanted(frame: pd.DataFrame, plan: Plan) -> np.ndarray:
     """Which images' patches are encoded: training images of every class that is seen in some split, and the first few
     training images of the others, for the oracle arm only. Bool (N,)."""
-    seen = {name for split in plan.splits for name in split.seen}
     training = (frame.role == "train").to_numpy()
     return training & (
-        frame.class_name.isin(seen).to_numpy() | (frame["rank"] < plan.config.encode.oracle_images).to_numpy()
+        frame.class_name.isin(plan.seen_somewhere).to_numpy()
+        | (frame["rank"] < plan.config.encode.oracle_images).to_numpy()
     )
 
 

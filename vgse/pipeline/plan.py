@@ -18,7 +18,7 @@ from vgse.config_loading import fingerprint
 from vgse.data.knowledge import Source, check_weights, fuse, missing_report, read_sources
 from vgse.data.manifest import build_manifest, manifest_digest, manifest_from, manifest_table
 from vgse.data.readers.xlsa17 import image_files_uri, read_benchmark_files
-from vgse.data.splits import ClassSplit, check_classes_have_images, read_split
+from vgse.data.splits import ClassSplit, check_classes_have_images, check_seen_classes_train, read_split
 from vgse.data.words import check_aliases, class_word_vectors, load_vocabulary, read_aliases
 from vgse.errors import ConfigError
 from vgse.pipeline.problems import Problem, Round, rounds
@@ -74,6 +74,11 @@ class Plan:
         return fuse(sources, self.config.knowledge.weights, problem.seen_mask, self.config.relate.words)
 
     @property
+    def seen_somewhere(self) -> set[str]:
+        """Classes that are seen in some split, and so need images to train on."""
+        return {name for split in self.splits for name in split.seen}
+
+    @property
     def blocks(self) -> list[slice]:
         """The columns of each source in `known`; a source of weight 0 has none."""
         weights = self.config.knowledge.weights
@@ -119,6 +124,7 @@ def make_plan(config: Config, *, fresh: bool = False) -> Plan:
     check_weights(config.knowledge.weights, sources)
     manifest = _manifest(storage, config, run, first, before.get("listed_from") == sources_of["listed_from"])
     check_classes_have_images(first, manifest.class_name.unique())
+    check_seen_classes_train(splits, manifest.class_name[manifest.role == "train"].unique())
     inputs = Inputs(
         data=manifest_digest(manifest),
         split=fingerprint([first.train, first.val, first.unseen]),
