@@ -98,5 +98,5 @@ def test_too_many_folds_are_refused():
 def test_a_seen_class_with_test_images_only_is_named():
     split = ClassSplit(("ant",), ("bee",), ("cow",))
     check_seen_classes_train([split], ["ant", "bee"])
-    with pytest.raises(DataError, match="no training image of 1 class.*: bee"):
+    with pytest.raises(DataError, match=r"no training image of 1 class.*: bee"):
         check_seen_classes_train([split], ["ant", "cow"])
