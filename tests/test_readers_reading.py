@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid
@@ -123,6 +124,36 @@ def test_files_are_read_ahead_but_not_without_end(tmp_path, monkeypatch):
     assert asked == [4] * (1 + reading._BATCHES_AHEAD)
     rows.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def hugging_face(path, names=None, labels=None):
+    images = [{"bytes": content(n), "path": None} for n in range(6)]
+    table = pa.table({"image": images, "label": labels or [n % 3 for n in range(6)]})
+    if names:
+        info = {"info": {"features": {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    pq.write_table(table, path, row_group_size=4)
+
+
+def test_parquet_of_hugging_face(tmp_path):
+    path = tmp_path / "train-00000-of-00001.parquet"
+    hugging_face(path, ["ant", "bee", "cow"])
+    frame = list_images(Storage(), str(path))
+    assert frame.class_name.tolist() == ["ant", "bee", "cow"] * 2
+    assert frame.image_id.tolist() == [f"{path.name}#{number}" for number in range(6)]
+    assert [data for _, data in read_images(Storage(), frame)] == [content(number) for number in range(6)]
+    hugging_face(path)
+    assert list_images(Storage(), str(path)).class_name.tolist() == ["0", "1", "2"] * 2
+    (page,) = parquet.list_parquet(Storage(), str(path), ("x", "y", "z"))
+    assert page["class_name"].to_pylist() == ["x", "y", "z"] * 2
+    with pytest.raises(DataError, match="label 2 has no name among 2"):
+        list(parquet.list_parquet(Storage(), str(path), ("x", "y")))
+
+
+def test_images_that_are_no_bytes_are_said(tmp_path):
+    pq.write_table(pa.table({"image": ["a.jpg"], "class_name": ["ant"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="the column image holds string"):
+        list_images(Storage(), str(tmp_path))
 
 
 def test_classes_or_ids_that_are_missing_are_said(tmp_path):

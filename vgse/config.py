@@ -64,7 +64,7 @@ class DataConfig(Section):
     image_files: str | None = None
     """The .mat with `image_files` and `labels` that belongs to an att_splits.mat (default: res101.mat beside it)."""
     class_names: str | None = None
-    """Text file with a class name a line: what the numbers 0, 1, ... mean that a WebDataset gives as classes."""
+    """Text file with a class name a line: what the numbers 0, 1, ... mean that tars or Parquet give as classes."""
     class_splits: int = Field(default=1, ge=1)
     """Number of class splits to run: the first is `classes`, the others are redrawn from it at the same sizes."""
     word_vectors: str

@@ -44,8 +44,8 @@ def _ignored(config: Config) -> Iterator[tuple[str, str]]:
         yield "data.image_files", "data.classes is no att_splits.mat"
     if data.is_benchmark and data.held_out_fraction != DataConfig.model_fields["held_out_fraction"].default:
         yield "data.held_out_fraction", "data.classes says itself which images are held out"
-    if data.class_names and (data.is_benchmark or data.format in ("folder", "parquet")):
-        yield "data.class_names", "only WebDataset tars give classes as numbers"
+    if data.class_names and (data.is_benchmark or data.format == "folder"):
+        yield "data.class_names", "only tars and Parquet give classes as numbers"
     for field in sorted(_RELATE_READS["mean"] - _RELATE_READS[relate.method]):
         if getattr(relate, field) != RelateConfig.model_fields[field].default:
             yield f"relate.{field}", f"relate.method {relate.method} does not read it"

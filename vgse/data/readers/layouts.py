@@ -29,7 +29,7 @@ def list_pages(
         uri: the location: a folder or a single file.
         layout: `folder`, `parquet`, `webdataset`, or `auto`: Parquet where there are .parquet files, WebDataset where
             there are .tar files and no images, else a folder tree.
-        class_names: what numbers stand for that a WebDataset gives as classes.
+        class_names: what numbers stand for where shards give them as classes.
 
     Raises:
         DataError: there is nothing of that layout, or a file cannot be used.
@@ -86,8 +86,8 @@ def _visible(storage: Storage, root: str) -> Iterator[Sequence[FileInfo]]:
 
 
 def _shards(storage: Storage, files: list[str], kind: str, class_names: tuple[str, ...] | None) -> Iterator[pa.Table]:
-    read: Callable[[str], Iterator[pa.Table]] = (
-        partial(list_parquet, storage) if kind == "parquet" else partial(list_tar, storage, class_names=class_names)
+    read: Callable[[str], Iterator[pa.Table]] = partial(
+        {"parquet": list_parquet, "tar": list_tar}[kind], storage, class_names=class_names
     )
     pool = ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="list")
     try:
