@@ -34,6 +34,8 @@ _EPILOG = """\
 vgse run CONFIG.yaml                          run or continue
 vgse run CONFIG.yaml --relate.alpha -0.05     with a setting changed (re-runs what it touches, and only that)
 vgse run CONFIG.yaml --help                   every setting with its meaning
+vgse check CONFIG.yaml --on cluster.yaml       where each stage runs on a cluster, how long, at what price
+  --images N --seen N --unseen N               ... planned from counts, reading no data
 vgse evaluate --features res101.mat --splits att_splits.mat --embeddings mine.npz
                                               anyone's embeddings, judged the same way
 """
@@ -93,8 +95,7 @@ def _dispatch(arguments: list[str]) -> None:
     elif command == "status":
         _status(rest)
     else:
-        config = _config(command, rest)
-        _check(config) if command == "check" else run(config, STAGES if command == "run" else [command])
+        _check(rest) if command == "check" else run(_config(command, rest), STAGES if command == "run" else [command])
 
 
 def _config(command: str, rest: list[str]) -> Config:
@@ -133,10 +134,12 @@ def run(config: Config, stages: Sequence[str]) -> None:
         print_results(plan)
 
 
-def _check(config: Config) -> None:
+def _check(rest: list[str]) -> None:
     from vgse.pipeline.check import check
+    from vgse.pipeline.fleet.report import ClusterQuestion
 
-    for line in check(config):
+    question, rest = ClusterQuestion.parse(rest)
+    for line in check(_config("check", rest), question):
         print(line)
 
 

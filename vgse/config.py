@@ -285,7 +285,10 @@ class ResourcesConfig(Section):
     cpus_per_worker: int | None = Field(default=None, ge=1)
     """CPUs of a training or encoding worker (default: all of them shared out, one kept for reading in finetune)."""
     use_gpu: bool | None = None
-    """Train and encode on GPUs (default: where the cluster has any)."""
+    """Train and encode on GPUs (default: where the cluster has any, or may grow any)."""
+    grows_to: str | None = None
+    """cluster.yaml or KubeRay manifest that says what a cluster with autoscaling may grow to. A job on a cluster that
+    `ray up` started finds that by itself; anywhere else a cluster counts as it stands unless this says more."""
 
 
 class Config(Section):

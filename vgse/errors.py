@@ -50,6 +50,10 @@ class RunDirectoryError(UserError):
     """The run directory holds results of another data set or class split."""
 
 
+class ClusterError(UserError):
+    """A stage asks for more than the cluster has or could have, or a file that describes a cluster is wrong."""
+
+
 class NonFiniteLossError(VgseError):
     """Training met a loss or gradient that is not a number. Nothing was saved at or after that step."""
 

@@ -14,6 +14,8 @@ from vgse.config_warnings import config_warnings
 from vgse.errors import RunDirectoryError, StorageError, VgseError
 from vgse.pipeline.backbone import check_backbone
 from vgse.pipeline.crop import QUARANTINE_SCHEMA, committed_images
+from vgse.pipeline.fleet.report import ClusterQuestion, cluster_lines
+from vgse.pipeline.fleet.workload import Counts
 from vgse.pipeline.plan import Plan, make_plan
 from vgse.pipeline.stage import summary_line
 from vgse.pipeline.trackers import check_trackers
@@ -25,14 +27,18 @@ class AccountingError(VgseError):
     """A run directory whose shards and quarantine do not add up to its manifest."""
 
 
-def check(config: Config) -> Iterator[str]:
-    """Lists the images anew, reads splits, words and weights, and says what a run would do.
+def check(config: Config, question: ClusterQuestion | None = None) -> Iterator[str]:
+    """Lists the images anew, reads splits, words and weights, and says what a run would do; and on which cluster, where
+    that was asked. Where all counts are given with the question, nothing is read.
 
     Raises:
         UserError: the first thing that is wrong.
     """
     for sentence in config_warnings(config):
         yield f"warning: {sentence}"
+    if question and question.counts:
+        yield from cluster_lines(config, question, question.counts)
+        return
     plan = make_plan(config, fresh=True)
     frame = plan.manifest
     roles = frame.role.value_counts()
@@ -46,6 +52,10 @@ def check(config: Config) -> Iterator[str]:
         yield f"warning: {sentence}"
     check_trackers(config.cluster.log_to)
     yield f"backbone  {check_backbone(plan)}"
+    if question:
+        seen, unseen = len(first.train) + len(first.val), len(first.unseen)
+        counts = Counts(len(frame), int(roles.get("test", 0)), seen, unseen, question.bytes_per_image)
+        yield from cluster_lines(config, question, counts)
     yield from _stages(plan)
 
 

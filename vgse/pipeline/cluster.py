@@ -22,6 +22,7 @@ from vgse.pipeline.fit_worker import train_problems
 from vgse.pipeline.frozen_heads import frozen_heads
 from vgse.pipeline.networks import NetworkRecipe
 from vgse.pipeline.patch_windows import patch_layout
+from vgse.pipeline.placement import cutting_cpus
 from vgse.pipeline.plan import Plan, Problem
 from vgse.pipeline.stage import Progress, StageOutcome
 from vgse.pipeline.validation import validation_task
@@ -91,7 +92,7 @@ def _train(plan: Plan, tasks: list[FitTask], progress: Progress) -> None:
 
     cluster = plan.config.cluster
     trackers = Trackers(cluster.log_to, plan.run, cluster.model_dump(mode="json", exclude={"log_to"}), progress.say)
-    workers, each, gpu = session.worker_shape(plan.config.resources, reading=cluster.mode == "finetune")
+    ask = session.asks("cluster", plan.config)[0]
     board, scratch = Board(), session.scratch_folder()
     trainer = TorchTrainer(
         train_problems,
@@ -101,12 +102,10 @@ def _train(plan: Plan, tasks: list[FitTask], progress: Progress) -> None:
             "storage": plan.storage,
             "run": plan.run,
             "board": board,
-            "threads": max(1, int(each)),
-            "cpus_per_worker": each,
+            "threads": max(1, int(ask.cpus)),
+            "cutting_cpus": cutting_cpus(session.capacity(), ask.count, ask.cpus),
         },
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpu > 0, resources_per_worker={"CPU": each, **({"GPU": gpu} if gpu else {})}
-        ),
+        scaling_config=ScalingConfig(num_workers=ask.count, use_gpu=ask.gpus > 0, resources_per_worker=ask.bundle()),
         run_config=RunConfig(
             name="cluster",
             storage_path=scratch,

@@ -55,6 +55,7 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
     """Crops every image of the manifest."""
     import ray
 
+    from vgse.pipeline import session
     from vgse.pipeline.board import Board
 
     units = list(work_units(plan.manifest, plan.config.crop.rows_per_shard))
@@ -65,7 +66,8 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
         blocks = [_block(units[i], i) for i in missing]
         board = Board()
         work = partial(_crop_unit, storage=plan.storage, run=plan.run, crop=plan.config.crop, board=board)
-        dataset = ray.data.from_arrow(blocks).map_batches(work, batch_size=None, batch_format="pyarrow", num_cpus=1)
+        (ask,) = session.asks("crop", plan.config)
+        dataset = ray.data.from_arrow(blocks).map_batches(work, batch_size=None, batch_format="pyarrow", **ask.remote())
         for row in board.rows(dataset):
             progress.advance(row["rows"])
     return _account(plan)

@@ -122,10 +122,7 @@ def _embedded(plan: Plan, tasks: list[EmbedTask], blocks: list[pa.Table], shards
     from vgse.pipeline import session
     from vgse.pipeline.board import Board
 
-    on_gpu = session.gpus(plan.config.resources)
-    workers, each, gpu = (
-        session.worker_shape(plan.config.resources, reading=False) if on_gpu else (session.cpus(), 1.0, 0)
-    )
+    (ask,) = session.asks("embed", plan.config)
     board = Board()
     dataset = ray.data.from_arrow(blocks).map_batches(
         EmbedShard,
@@ -134,14 +131,13 @@ def _embedded(plan: Plan, tasks: list[EmbedTask], blocks: list[pa.Table], shards
             "run": plan.run,
             "tasks": tasks,
             "batch_size": plan.config.encode.batch_size,
-            "threads": max(1, int(each)),
+            "threads": max(1, int(ask.cpus)),
             "board": board,
         },
         batch_size=1,
         batch_format="pyarrow",
-        concurrency=min(workers, shards),
-        num_cpus=each,
-        num_gpus=gpu,
+        concurrency=min(ask.count, shards),
+        **ask.remote(),
     )
     yield from board.rows(dataset)
 

@@ -66,11 +66,7 @@ def _encode(plan: Plan, todo: pd.DataFrame, progress: Progress) -> None:
     from vgse.pipeline.board import Board
     from vgse.pipeline.encode_shard import EncodeShard, EncodeTask
 
-    on_gpu = session.gpus(plan.config.resources)
-    # One forward pass per CPU beats one over all CPUs; on GPUs each worker cuts pixels with its share of the CPUs.
-    workers, each, gpu = (
-        session.worker_shape(plan.config.resources, reading=False) if on_gpu else (session.cpus(), 1.0, 0)
-    )
+    (ask,) = session.asks("encode", plan.config)
     names = list(todo.shard.unique())
     wanted = [todo.wanted[todo.shard == name].tolist() for name in names]
     board = Board()
@@ -81,14 +77,13 @@ def _encode(plan: Plan, todo: pd.DataFrame, progress: Progress) -> None:
             "storage": plan.storage,
             "run": plan.run,
             "task": EncodeTask.of(plan.config),
-            "threads": max(1, int(each)),
+            "threads": max(1, int(ask.cpus)),
             "board": board,
         },
         batch_size=1,
-        concurrency=min(workers, len(names)),
-        num_cpus=each,
-        num_gpus=gpu,
+        concurrency=min(ask.count, len(names)),
         batch_format="pyarrow",
+        **ask.remote(),
     )
     for row in board.rows(encoded):
         progress.advance(row["rows"])

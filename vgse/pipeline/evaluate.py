@@ -175,8 +175,10 @@ def _start(plan: Plan, frame: pd.DataFrame, each: Round, settings: ZslSettings, 
     """Hands a round's episodes to tasks that prepare them, and its arms to tasks that wait for these."""
     import ray
 
+    from vgse.pipeline import session
     from vgse.pipeline.session import limit_threads
 
+    options = session.asks("evaluate", plan.config)[0].remote()
     as_published = plan.config.evaluate.protocol == "as_published"
     problems = [each.final] if as_published else list(each.problems)
     arms = [
@@ -204,7 +206,7 @@ def _start(plan: Plan, frame: pd.DataFrame, each: Round, settings: ZslSettings, 
         return {name: similarity_correlation(e_CK, prototypes_CF) for name, e_CK in arms.items()}
 
     def task(function: Any) -> Any:
-        return ray.remote(num_cpus=1, max_retries=3)(function)
+        return ray.remote(max_retries=3, **options)(function)
 
     episodes = [_episode(plan, frame, problem) for problem in problems]
     prepared = [task(prepare).remote(episode, accumulated(episode, settings)) for episode in episodes]

@@ -56,7 +56,7 @@ class FitTask:
 
         Args:
             settings: what the group of workers was started with (`storage`, `run`, `board`, `cluster`,
-                `cpus_per_worker`).
+                `cutting_cpus`).
             network: whose input size the pixels have.
             rank: of this worker.
             world_size: number of workers.
@@ -73,7 +73,6 @@ class FitTask:
             say(said)
             return InMemoryBatches(held, self.labels, cluster.batch_size, rank, world_size, seed)
         from vgse.pipeline.patch_stream import streamed_batches
-        from vgse.pipeline.session import cutting_cpus
 
         assert network.backbone is not None
         return streamed_batches(
@@ -87,5 +86,5 @@ class FitTask:
             seed=seed,
             rank=rank,
             world_size=world_size,
-            cpus=cutting_cpus(world_size, settings["cpus_per_worker"]),
+            cpus=settings["cutting_cpus"],
         )

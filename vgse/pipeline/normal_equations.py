@@ -41,10 +41,12 @@ def accumulated(episode: Episode, settings: ZslSettings, in_process: int = _IN_P
 def _parts(episode: Episode, settings: ZslSettings) -> Iterator[EszslStatistics]:
     import ray
 
-    from vgse.pipeline.session import connect, cpus
+    from vgse.pipeline.placement import counting_ask
+    from vgse.pipeline.session import capacity, connect
 
     connect()
-    rows, workers = len(episode.train), cpus()
+    ask = counting_ask(episode.feature_dim, capacity())
+    rows, workers = len(episode.train), ask.count
     # Two slices per CPU: a slice's answer is as large as a whole one's, so few of them travel.
     size = max(settings.chunk, -(-rows // (2 * workers)))
     slices = [pa.table({"start": [part.start], "stop": [part.stop]}) for part in chunks(rows, size)]
@@ -54,7 +56,7 @@ def _parts(episode: Episode, settings: ZslSettings) -> Iterator[EszslStatistics]
         count,
         batch_size=1,
         batch_format="pyarrow",
-        num_cpus=1,
+        **ask.remote(),
     )
     for row in counted.iter_rows():
         part = EszslStatistics(episode.feature_dim, int(episode.seen_C.sum()))

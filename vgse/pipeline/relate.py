@@ -98,7 +98,8 @@ def _solve_on_ray(unseen_UD: np.ndarray, prepared: PreparedRelation) -> Iterator
     """Chunks in order, four or more per CPU so that none waits for a slow one; what is prepared is shared."""
     import ray
 
-    from vgse.pipeline.session import connect, cpus, limit_threads
+    from vgse.pipeline.placement import relate_ask
+    from vgse.pipeline.session import capacity, connect, limit_threads
 
     def relate_chunk(prepared: PreparedRelation, chunk_UD: np.ndarray) -> Relations:
         limit_threads(1)
@@ -106,8 +107,9 @@ def _solve_on_ray(unseen_UD: np.ndarray, prepared: PreparedRelation) -> Iterator
 
     connect()
     shared = ray.put(prepared)
-    size = max(_SMALLEST_CHUNK, min(_LARGEST_CHUNK, -(-len(unseen_UD) // (4 * cpus()))))
-    task = ray.remote(num_cpus=1, max_retries=5)(relate_chunk)
+    ask = relate_ask(capacity())
+    size = max(_SMALLEST_CHUNK, min(_LARGEST_CHUNK, -(-len(unseen_UD) // (4 * ask.count))))
+    task = ray.remote(max_retries=5, **ask.remote())(relate_chunk)
     pending = [task.remote(shared, unseen_UD[i : i + size]) for i in range(0, len(unseen_UD), size)]
     for reference in pending:
         yield ray.get(reference)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,39 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 import ray
 
-from vgse.config import ResourcesConfig
+from vgse.config import Config, ResourcesConfig
+from vgse.pipeline import placement
+from vgse.pipeline.fleet.growth import cluster_capacity, growth
+from vgse.pipeline.fleet.machines import Fleet
 
-# CPUs of a worker that trains on a GPU while other tasks cut its pixels.
-_GPU_WORKER_CPUS = 4.0
+# Of a machine's memory, what tasks may ask for; Ray takes up to 30 % for its object store.
+_SHARE_OF_MEMORY = 0.7
+
+# What this process's cluster may grow to, as far as it is known.
+_growth: Fleet | None = None
 
 
-def connect() -> None:
+def connect(resources: ResourcesConfig | None = None) -> None:
     """Joins the cluster of RAY_ADDRESS (set by `ray job submit`), else starts Ray on this machine. Idempotent.
 
     Said outright, since Ray left to itself would join whatever cluster was last started here, and wait for it long
     after it has gone.
+
+    Args:
+        resources: the run's, which may name the file that says what the cluster may grow to.
     """
+    global _growth
+    if resources is not None:
+        joins = os.environ.get("RAY_ADDRESS") not in (None, "", "local")
+        _growth = growth(resources.grows_to) if joins else None
     if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        # What Ray hands out should not depend on what else runs on this machine just now.
+        own: dict[str, Any] = {"_memory": int(_SHARE_OF_MEMORY * machine_memory())} if address == "local" else {}
         with _silent_stderr():
             ray.init(
-                os.environ.get("RAY_ADDRESS") or "local",
+                address,
+                **own,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=True,
@@ -86,39 +103,19 @@ def own_interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
+def capacity() -> placement.Capacity:
+    """The nodes of the cluster and those that it may grow."""
+    return cluster_capacity(ray.nodes(), _growth)
+
+
 def cpus() -> int:
-    """Whole CPUs of the cluster, at least 1."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    """Whole CPUs that the cluster has or may grow to, at least 1."""
+    return capacity().cpus
 
 
-def gpus(resources: ResourcesConfig) -> int:
-    """GPUs to use: none where the user said so or there are none."""
-    present = int(ray.cluster_resources().get("GPU", 0))
-    return 0 if resources.use_gpu is False else present
-
-
-def worker_shape(resources: ResourcesConfig, *, reading: bool) -> tuple[int, float, int]:
-    """(workers, CPUs per worker, GPUs per worker) for training and encoding.
-
-    Args:
-        resources: the user's wishes; what is left open is shared out evenly.
-        reading: leave a CPU to the tasks that read and cut pixels beside the workers; a group that reserves every CPU
-            would leave Ray Data none and hang. Workers get a fraction of a CPU where there are more of them than CPUs;
-            one that computes on a GPU takes few, since cutting needs about one CPU per GPU or more.
-    """
-    accelerators = gpus(resources)
-    workers = resources.workers or max(1, accelerators)
-    gpu = 1 if accelerators >= workers else 0
-    spare = max(0.5, cpus() - (1 if reading else 0))
-    most = _GPU_WORKER_CPUS if reading and gpu else 16.0
-    each = float(resources.cpus_per_worker or min(most, spare / workers))
-    return workers, float(int(each)) if each >= 1 else round(each, 2), gpu
-
-
-def cutting_cpus(workers: int, each: float) -> float:
-    """CPUs that one worker's reading and cutting tasks may use: its share of what the workers leave, 0 where they
-    leave none (the user gave them all)."""
-    return max(0.0, int(100 * (cpus() - workers * each) / workers) / 100)
+def asks(stage: str, config: Config) -> list[placement.Ask]:
+    """What a stage asks of this cluster, see `placement`."""
+    return placement.asks(stage, config, capacity())
 
 
 def free_memory() -> int:
@@ -132,6 +129,14 @@ def free_memory() -> int:
     except (OSError, ValueError):
         pass
     return max(0, min(free))
+
+
+def machine_memory() -> int:
+    """Bytes of memory of this machine, or of this container where that has less."""
+    limits = [_meminfo("MemTotal")]
+    with suppress(OSError, ValueError):
+        limits.append(int((Path("/sys/fs/cgroup") / "memory.max").read_text()))
+    return min(limit for limit in limits if limit) if any(limits) else 4 * placement.GIB
 
 
 def _meminfo(field: str) -> int:

@@ -118,7 +118,8 @@ def summary_line(receipt: Receipt) -> str:
 def _run_stage(plan: Plan, stage: str, quiet: bool) -> Receipt:
     from vgse.pipeline.session import connect, nodes
 
-    connect()
+    connect(plan.config.resources)
+    _require_room(plan, stage)
     if protocol(plan.run) == "file" and nodes() > 1:
         print(f"warning: {plan.run} must be on a file system that all {nodes()} nodes share, or `run` in a bucket")
     module = importlib.import_module(f"vgse.pipeline.{stage}")
@@ -137,6 +138,18 @@ def _run_stage(plan: Plan, stage: str, quiet: bool) -> Receipt:
     )
     plan.receipts.finish(receipt)
     return receipt
+
+
+def _require_room(plan: Plan, stage: str) -> None:
+    """An error where the cluster can never serve the stage, a line where it has to grow first."""
+    from vgse.pipeline import placement, session
+
+    capacity = session.capacity()
+    asked = placement.asks(stage, plan.config, capacity)
+    placement.require(asked, capacity, plan.config.resources)
+    waiting = [ask.said() for ask in asked if not placement.fits_now(ask, capacity)]
+    if waiting:
+        print(f"{stage:9} waits for the cluster to grow: {', '.join(waiting)}", flush=True)
 
 
 def _require_inputs(plan: Plan, stage: str, running: Sequence[str]) -> None:

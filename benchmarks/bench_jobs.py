@@ -1,0 +1,242 @@
+"""Jobs on a real head that starts from nothing: exit codes, stop and resume, a cluster that has to grow.
+
+    uv run python benchmarks/bench_jobs.py
+
+Starts a head with CPU 0 and Ray's own autoscaler (v2) over nodes that are processes of this machine, 0 to 1 CPU node
+and 0 to 1 node with a GPU on paper, and submits with `ray job submit --working-dir .` as a user would:
+
+1. a configuration with an unknown key: FAILED, exit code 2 in its log with the message, and nothing was started; and
+   the code that a job imports is that of the working directory;
+2. the demo's images: stopped by `ray job stop` once crop is done, submitted again, and finished;
+3. a stage that no node can serve: FAILED within seconds, with what it asks and what the nodes offer;
+4. encode where GPUs have yet to grow: its workers ask for one and run on the node that came for it.
+
+The last line is one JSON object. Nothing else on the machine is touched: own ports, own folder, own processes.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+# More than two CPUs would only promise what this machine does not have.
+TYPES = {
+    "cpu": {"resources": {"CPU": 2, "memory": 4 * 2**30}, "node_config": {}, "min_workers": 0, "max_workers": 1},
+    "gpu": {"resources": {"CPU": 2, "GPU": 1, "memory": 4 * 2**30}, "node_config": {}, "min_workers": 0,
+            "max_workers": 1},
+}  # fmt: skip
+
+
+class Head:
+    """A head with an autoscaler, and the commands of a user who has its address."""
+
+    def __init__(self, address: str, environment: dict[str, str]) -> None:
+        self.address, self.environment = address, environment
+
+    def ray(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+        """`ray job ...` against this head."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "job", *arguments[:1], "--address", self.address]
+        return subprocess.run([*command, *arguments[1:]], cwd=ROOT, env=self.environment, capture_output=True,
+                              text=True, timeout=timeout)  # fmt: skip
+
+    def submit(self, name: str, *entrypoint: str, wait: bool = True) -> tuple[str, str, float]:
+        """(status, log, seconds) of a job; without `wait` as soon as it was accepted."""
+        started = time.monotonic()
+        waiting = [] if wait else ["--no-wait"]
+        done = self.ray("submit", "--submission-id", name, *waiting, "--working-dir", ".", "--", *entrypoint)
+        return (self.status(name), done.stdout + done.stderr, time.monotonic() - started)
+
+    def status(self, name: str) -> str:
+        """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
+        found = re.search(r"(PENDING|RUNNING|STOPPED|SUCCEEDED|FAILED)", self.ray("status", name).stdout)
+        return found[1] if found else "UNKNOWN"
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def growing_head(folder: Path) -> Iterator[Head]:
+    """A head with CPU 0 over nodes that the autoscaler starts on this machine; ends every process it started."""
+    port, board = free_port(), free_port()
+    config = {
+        "cluster_name": "jobs", "max_workers": 2, "idle_timeout_minutes": 1, "upscaling_speed": 1, "auth": {},
+        "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}", "launch_multiple": True,
+                     "head_node_id": "f" * 51 + "00000"},
+        "docker": {}, "file_mounts": {}, "cluster_synced_files": [], "initialization_commands": [],
+        "setup_commands": [], "head_setup_commands": [], "worker_setup_commands": [], "head_start_ray_commands": [],
+        "worker_start_ray_commands": [], "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}, **TYPES,
+        },
+    }  # fmt: skip
+    grows = folder / "grows.yaml"
+    grows.write_text(yaml.safe_dump(config))
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_CLOUD_INSTANCE_ID": "f" * 51 + "00000", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": "f" * 51 + "00000",
+    }  # fmt: skip
+    session = folder / "ray"
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=0",
+               f"--port={port}", "--node-ip-address=127.0.0.1", f"--dashboard-port={board}", f"--temp-dir={session}",
+               "--dashboard-agent-listen-port=0", "--ray-client-server-port=0", f"--autoscaling-config={grows}",
+               "--object-store-memory=200000000"]  # fmt: skip
+    log = (folder / "head.log").open("w")
+    head = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        here = Head(f"http://127.0.0.1:{board}", environment)
+        deadline = time.monotonic() + 90
+        while here.ray("list", timeout=60).returncode:
+            if time.monotonic() > deadline or head.poll() is not None:
+                raise RuntimeError(f"the head did not start: {(folder / 'head.log').read_text()[-2000:]}")
+            time.sleep(1)
+        yield here
+    finally:
+        _end(head, str(session))
+
+
+def _end(head: subprocess.Popen[bytes], session: str) -> None:
+    """Ends the head and what it started, known by descent or by the session folder in their command lines."""
+    ours = {head.pid, *_family(head.pid, session)}
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        for pid in ours - {os.getpid()}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, sign)
+        time.sleep(2)
+    head.wait()
+
+
+def _family(ancestor: int, session: str) -> set[int]:
+    parents, named = {}, set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if session.encode() in (folder / "cmdline").read_bytes():
+                named.add(int(folder.name))
+    found = {ancestor}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return (found | named) - {ancestor}
+
+
+def demo(folder: Path) -> list[str]:
+    """The demo's images in `folder`, and the overrides that run the demo's configuration on them."""
+    from vgse.data.demo_images import write_demo
+
+    paths = write_demo(folder / "data", images_per_class=16)
+    return ["--data.images", str(paths.images), "--data.classes", str(paths.classes), "--data.word-vectors",
+            str(paths.words), "--run", str(folder / "run"), "--resources.grows-to", str(folder / "grows.yaml"),
+            "--crop.rows-per-shard", "32", "--encode.batch-size", "32", "--cluster.epochs", "2"]  # fmt: skip
+
+
+def wrong_configuration(head: Head, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """A key that does not exist."""
+    bad = folder / "bad.yaml"
+    bad.write_text("run: /nowhere\ndata: {images: a, classes: b, word_vectors: c}\nrelate: {alhpa: 0}\n")
+    status, log, seconds = head.submit("wrong", "python", "jobs/run.py", str(bad))
+    assert status == "FAILED", log
+    assert "relate.alhpa: unknown key; did you mean relate.alpha?" in log, log
+    assert "exit code 2" in log or "status 2" in log or "code 2" in log, log
+    assert "Traceback" not in log, log
+    return {"status": status, "seconds": round(seconds, 1)}
+
+
+def code_of_the_job(head: Head, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """The driver imports the package from the working directory that was sent, not from where it is installed."""
+    status, log, _ = head.submit("where", "python", "-c", "import vgse; print(vgse.__file__)")
+    assert (status, "runtime_resources/working_dir_files" in log) == ("SUCCEEDED", True), log
+    return {"status": status}
+
+
+def impossible_stage(head: Head, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """More CPUs than any node has or could have."""
+    asked = [*overrides, "--run", str(folder / "impossible"), "--resources.cpus-per-worker", "64",
+             "--resources.use-gpu", "False"]  # fmt: skip
+    assert head.submit("ready", "python", "jobs/crop.py", "jobs/configs/demo.yaml", *asked)[0] == "SUCCEEDED"
+    encoded = head.submit("ready2", "python", "jobs/encode.py", "jobs/configs/demo.yaml", *asked)
+    assert encoded[0] == "SUCCEEDED", encoded[1]
+    status, log, seconds = head.submit("impossible", "python", "jobs/cluster.py", "jobs/configs/demo.yaml", *asked)
+    assert status == "FAILED", log
+    assert "cluster asks for 1 workers of 64 CPU" in log, log
+    assert "lower resources.cpus_per_worker" in log, log
+    return {"status": status, "seconds": round(seconds, 1)}
+
+
+def stop_and_resume(head: Head, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """`ray job stop` in the middle, then the same submission again."""
+    run = ["python", "jobs/run.py", "jobs/configs/demo.yaml", *overrides, "--resources.use-gpu", "False"]
+    head.submit("first", *run, wait=False)
+    deadline = time.monotonic() + 240
+    while not (folder / "run/receipts/crop.json").exists():
+        assert time.monotonic() < deadline, head.ray("logs", "first").stdout
+        assert head.status("first") in ("PENDING", "RUNNING"), head.ray("logs", "first").stdout
+        time.sleep(0.5)
+    head.ray("stop", "first")
+    stopped = head.status("first")
+    done_before = sorted(path.stem for path in (folder / "run/receipts").glob("*.json"))
+    status, log, seconds = head.submit("second", *run)
+    assert (stopped, status) == ("STOPPED", "SUCCEEDED"), log
+    assert re.search(r"crop .*\[done before, nothing to do\]", log), log
+    assert (folder / "run/evaluation.json").exists()
+    assert re.search(r"waits for the cluster to grow", head.ray("logs", "first").stdout)
+    return {"stopped": stopped, "receipts_then": done_before, "then": status, "seconds": round(seconds, 1)}
+
+
+def grown_for_a_gpu(head: Head, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """encode of a frozen run on a cluster that shows no GPU yet; the GPU is one on paper, so it computes on the CPU."""
+    weights = folder / "tiny.safetensors"
+    _tiny_weights(weights)
+    asked = [*overrides, "--run", str(folder / "grown"), "--cluster.mode", "frozen", "--encode.weights", str(weights)]
+    assert head.submit("gpu-crop", "python", "jobs/crop.py", "jobs/configs/demo.yaml", *asked)[0] == "SUCCEEDED"
+    status, log, seconds = head.submit("gpu-encode", "python", "jobs/encode.py", "jobs/configs/demo.yaml", *asked)
+    assert status == "SUCCEEDED", log
+    assert re.search(r"encode +waits for the cluster to grow: 1 workers of 2 CPU, 1 GPU", log), log
+    return {"status": status, "seconds": round(seconds, 1)}
+
+
+def _tiny_weights(path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from vgse.clustering.backbones import build_backbone
+
+    network = build_backbone("tiny", weights=None, pretrained=False, input_size=32)
+    save_file({name: tensor.contiguous() for name, tensor in network.model.state_dict().items()}, str(path))
+
+
+def main() -> None:
+    """Runs all four, prints the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", type=Path, help="a folder to work in and to keep (default: a temporary one)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="vj") as temporary:
+        folder = options.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        overrides, found = demo(folder), {}
+        with growing_head(folder) as head:
+            for part in (wrong_configuration, code_of_the_job, stop_and_resume, grown_for_a_gpu, impossible_stage):
+                found[part.__name__] = part(head, folder, overrides)
+                print(part.__name__, found[part.__name__], flush=True)
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
