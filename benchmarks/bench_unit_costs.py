@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = "1"
@@ -65,17 +66,13 @@ def crop_image(source: Path, size: int) -> float:
 
 
 def stored(data: list[bytes]) -> list[tuple[bytes, np.ndarray]]:
-    """What crop keeps of photographs."""
+    """What crop keeps of photographs: its rows' images and boxes."""
     from vgse.config import CropConfig
-    from vgse.patches import cap_short_side, decode_image, propose_boxes
+    from vgse.pipeline.crop import _crop_image
 
-    crop, kept = CropConfig(), []
-    for each in data:
-        image, pixels = cap_short_side(each, decode_image(each, max_pixels=crop.max_pixels), crop.short_side)
-        boxes = propose_boxes(pixels, method=crop.method, patches=crop.patches, side=crop.segment_side,
-                              compactness=crop.compactness)  # fmt: skip
-        kept.append((image, np.ascontiguousarray(boxes, np.int32).ravel()))
-    return kept
+    row = SimpleNamespace(image_id="", class_name="", uri="", role="train", rank=0)
+    rows = [_crop_image(row, each, CropConfig()) for each in data]
+    return [(each["image"], each["boxes"]) for each in rows]
 
 
 def cut_image(source: Path, size: int) -> float:
@@ -186,8 +183,8 @@ def score_row(source: Path, size: int) -> float:
 
 # The two sizes of each.
 MEASURED = {
-    crop_image: (60, 240), cut_image: (60, 240), forward_row: (32, 96), train_row: (16_384, 32_768),
-    embed_row: (8_192, 32_768), relate_class: (1_000, 4_000), count_row: (512, 2_048), score_row: (256, 1_024),
+    crop_image: (60, 240), cut_image: (60, 240), forward_row: (16, 32), train_row: (8_192, 16_384),
+    embed_row: (8_192, 32_768), relate_class: (1_000, 4_000), count_row: (128, 512), score_row: (256, 1_024),
 }  # fmt: skip
 
 

@@ -111,7 +111,8 @@ class Ask:
     def said(self) -> str:
         """E.g. `4 workers of 4 CPU, 1 GPU, 2.9 GiB`."""
         gpu = f", {self.gpus} GPU" if self.gpus else ""
-        return f"{self.count} {self.what} of {self.cpus:g} CPU{gpu}, {self.memory / GIB:.1f} GiB"
+        memory = f", {self.memory / GIB:.1f} GiB" if self.memory else ""
+        return f"{self.count} {self.what} of {self.cpus:g} CPU{gpu}{memory}"
 
     def bundle(self) -> dict[str, float]:
         """The same as the resources of a training worker."""
