@@ -26,7 +26,8 @@ def folder(aws):
 
 @contextmanager
 def server(answer) -> Iterator[tuple[str, Counter]]:
-    """A server that answers request number n for a path with `answer(path, n)`: (status, headers, body)."""
+    """A server that answers request number n for a path with `answer(path, n)`: (status, headers, body). An answer may
+    ask for a third argument, the request's Authorization."""
     seen: Counter = Counter()
 
     class Handler(BaseHTTPRequestHandler):
@@ -34,7 +35,8 @@ def server(answer) -> Iterator[tuple[str, Counter]]:
 
         def do_GET(self):
             seen[self.path] += 1
-            status, headers, body = answer(self.path, seen[self.path])
+            signed = [self.headers["Authorization"]] if answer.__code__.co_argcount == 3 else []
+            status, headers, body = answer(self.path, seen[self.path], *signed)
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
@@ -148,6 +150,25 @@ def test_a_server_without_ranges_and_one_that_is_gone():
             assert source.read() == b"789"
     with pytest.raises(StorageError, match="cannot be reached"):
         to(endpoint, retries=1).read_bytes("s3://bucket/a")
+
+
+def test_the_region_of_a_bucket_is_learnt_once():
+    def answer(path, number, signed):
+        here = "/eu-west-3/s3/aws4_request" in signed
+        return (
+            (200, {}, b"here") if here else (301, {"x-amz-bucket-region": "eu-west-3"}, error_page("PermanentRedirect"))
+        )
+
+    with server(answer) as (endpoint, seen):
+        storage = to(endpoint)
+        assert [storage.read_bytes(f"s3://bucket/{name}") for name in "ab"] == [b"here"] * 2
+        assert seen == {"/bucket/a": 2, "/bucket/b": 1}
+        # Also where many requests find out at once.
+        assert to(endpoint, retries=0).read_many([f"s3://other/{number}" for number in range(50)]) == [b"here"] * 50
+    with server(lambda path, number: (301, {"x-amz-bucket-region": "eu-west-3"}, b"")) as (endpoint, seen):
+        with pytest.raises(StorageError, match="HTTP 301"):
+            to(endpoint).read_bytes("s3://bucket/a")
+        assert seen == {"/bucket/a": 2}
 
 
 def test_without_credentials_this_is_said(monkeypatch):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 from pydantic import SecretStr
 
 from vgse.config import StorageConfig
 from vgse.errors import StorageError
-from vgse.storage.s3_requests import S3Requests
+
+if TYPE_CHECKING:
+    from vgse.storage.s3_requests import S3Requests
 
 S3 = frozenset({"s3", "s3a"})
 _FROM_ENVIRONMENT = {
@@ -59,6 +61,9 @@ def _s3_options(config: StorageConfig) -> tuple[tuple[str, Any], ...]:
 # `pid` keeps a forked child from sharing its parent's connections.
 @functools.lru_cache(maxsize=16)
 def _s3_requests(s3_options: tuple[tuple[str, Any], ...], pid: int) -> S3Requests:
+    # botocore takes a third of a second to import, which those who never meet S3 need not spend.
+    from vgse.storage.s3_requests import S3Requests
+
     return S3Requests(**dict(s3_options))
 
 

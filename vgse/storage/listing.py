@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vgse.storage.s3_requests import CONCURRENT_REQUESTS, S3Requests
 from vgse.storage.uris import FileInfo, with_protocol
+
+if TYPE_CHECKING:
+    from vgse.storage.s3_requests import S3Requests
 
 
 def local_pages(root: str) -> Iterator[list[FileInfo]]:
@@ -64,7 +66,7 @@ def s3_pages(requests: S3Requests, uri: str, path: str) -> Iterator[list[FileInf
     waiting: deque[Any] = deque()
     for folder in folders:
         waiting.append(requests.submit(_first_page, requests, bucket, folder))
-        if len(waiting) >= CONCURRENT_REQUESTS:
+        if len(waiting) >= requests.at_once:
             yield from _all_pages(requests, uri, bucket, *waiting.popleft().result())
     while waiting:
         yield from _all_pages(requests, uri, bucket, *waiting.popleft().result())

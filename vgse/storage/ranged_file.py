@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
-from vgse.storage.s3_requests import S3Requests
+if TYPE_CHECKING:
+    from vgse.storage.s3_requests import S3Requests
 
 # The end comes with the opening: a Parquet file's footer lies there, and PyArrow reads this much of it first.
 _TAIL = 64 * 1024

@@ -25,14 +25,14 @@ from botocore.utils import get_environ_proxies
 
 T = TypeVar("T")
 
-# Requests at once: enough to hide 20 to 100 ms of latency behind the work on what has come.
-CONCURRENT_REQUESTS = 32
+# Enough to hide 20 to 100 ms of latency behind the work on what has come.
+_CONCURRENT_REQUESTS = 32
 _LONGEST_PAUSE_S = 20.0
 _WORTH_ANOTHER_TRY = frozenset({429, 500, 502, 503, 504})
 
 
 class S3Requests:
-    """Reads and lists objects; safe to use from many threads.
+    """Reads and lists objects; safe to use from many threads. `at_once` is the number of its own.
 
     Args:
         key, secret, token: credentials; without a key, those of the AWS files or the instance's role.
@@ -50,22 +50,23 @@ class S3Requests:
         if key is not None:
             session.set_credentials(key, secret, token)
         self._credentials = None if anon else session.get_credentials()
-        self._unsigned, self._retries = anon, retries
-        # The client is asked for nothing but where it would send requests.
-        client = session.create_client(
-            "s3", region_name=region, endpoint_url=endpoint_url, config=Config(signature_version=UNSIGNED)
-        )
+        self._unsigned, self._retries, self.at_once = anon, retries, _CONCURRENT_REQUESTS
         self._own_endpoint = endpoint_url is not None
-        self._endpoint = client.meta.endpoint_url.rstrip("/")
-        self._region = "us-east-1" if client.meta.region_name == "aws-global" else client.meta.region_name
+        if endpoint_url is None:
+            # This client is asked for nothing but where it would send requests.
+            unused = session.create_client("s3", region_name=region, config=Config(signature_version=UNSIGNED))
+            endpoint_url, region = unused.meta.endpoint_url, unused.meta.region_name
+        region = region or session.get_config_variable("region")
+        self._endpoint = endpoint_url.rstrip("/")
+        self._region = "us-east-1" if region in (None, "aws-global") else region
         self._region_of: dict[str, str] = {}
         self._http = URLLib3Session(
             verify=session.get_config_variable("ca_bundle") or True,
             proxies=get_environ_proxies(self._endpoint),
             timeout=(min(10.0, timeout_s), timeout_s),
-            max_pool_connections=2 * CONCURRENT_REQUESTS,
+            max_pool_connections=2 * _CONCURRENT_REQUESTS,
         )
-        self._pool = ThreadPoolExecutor(CONCURRENT_REQUESTS, thread_name_prefix="s3")
+        self._pool = ThreadPoolExecutor(_CONCURRENT_REQUESTS, thread_name_prefix="s3")
 
     def get(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
         """The object `bucket/key`, or its bytes from `start` up to `stop`.
@@ -120,29 +121,29 @@ class S3Requests:
         self, path: str, *, query: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[Mapping[str, str], bytes]:
         """Headers and content of an answer that is no error."""
-        for attempt in range(self._retries + 1):
-            last = attempt == self._retries
+        bucket, failed = path.split("/", 1)[0], 0
+        while True:
+            region = self._region_of.get(bucket, self._region)
             try:
-                status, got, content = self._send_once(path, query or {}, headers or {})
+                status, got, content = self._send_once(path, query or {}, headers or {}, region)
             except (HTTPClientError, ConnectionError) as error:
-                if last:
+                if failed == self._retries:
                     raise ConnectionError(f"{path}: {type(error).__name__}") from None
             else:
                 if status in (200, 206):
                     return got, content
-                moved = self._learn_region(path.split("/", 1)[0], status, got)
-                if not moved and (last or status not in _WORTH_ANOTHER_TRY):
-                    raise _error(status, path, content)
-                if moved:
+                if self._learnt_region(bucket, region, status, got):
                     continue
-            time.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**attempt) * random.uniform(0.5, 1.0))
-        raise ConnectionError(f"{path}: the bucket's region could not be found")
+                if failed == self._retries or status not in _WORTH_ANOTHER_TRY:
+                    raise _error(status, path, content)
+            time.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**failed) * random.uniform(0.5, 1.0))
+            failed += 1
 
     def _send_once(
-        self, path: str, query: Mapping[str, str], headers: Mapping[str, str]
+        self, path: str, query: Mapping[str, str], headers: Mapping[str, str], region: str
     ) -> tuple[int, Mapping[str, str], bytes]:
-        region = self._region_of.get(path.split("/", 1)[0], self._region)
-        endpoint = self._endpoint if region == self._region else f"https://s3.{region}.amazonaws.com"
+        elsewhere = region != self._region and not self._own_endpoint
+        endpoint = f"https://s3.{region}.amazonaws.com" if elsewhere else self._endpoint
         url = f"{endpoint}/{quote(path, safe='/~')}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
         request = AWSRequest("GET", url, headers=dict(headers))
         if not self._unsigned:
@@ -156,14 +157,14 @@ class S3Requests:
             raise ConnectionError(f"{path}: {len(content)} of {length} bytes came")
         return answer.status_code, answer.headers, content
 
-    def _learn_region(self, bucket: str, status: int, headers: Mapping[str, str]) -> bool:
-        """AWS tells where a bucket is when it is asked for in another region; True where that was new."""
+    def _learnt_region(self, bucket: str, asked: str, status: int, headers: Mapping[str, str]) -> bool:
+        """S3 tells where a bucket is when it is asked for in another region; True where that was so."""
         found = headers.get("x-amz-bucket-region")
-        if self._own_endpoint or status not in (301, 307, 400, 403) or not found:
+        # Once a bucket is known to be elsewhere, another answer would lead round in circles.
+        if status not in (301, 307, 400, 403) or found in (None, asked, self._region) or asked != self._region:
             return False
-        known = self._region_of.get(bucket, self._region)
         self._region_of[bucket] = found
-        return found != known
+        return True
 
 
 class OutOfRangeError(OSError):

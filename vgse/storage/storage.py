@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import gettempdir
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import fsspec
 import numpy as np
@@ -21,8 +21,10 @@ from vgse.storage.explaining import explained
 from vgse.storage.filesystems import S3, filesystem, s3_requests, with_environment
 from vgse.storage.listing import local_pages, s3_pages, walked_pages
 from vgse.storage.ranged_file import RangedFile
-from vgse.storage.s3_requests import S3Requests
 from vgse.storage.uris import FileInfo, protocol
+
+if TYPE_CHECKING:
+    from vgse.storage.s3_requests import S3Requests
 
 _PARTIAL = ".partial"
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}
