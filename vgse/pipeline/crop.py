@@ -114,14 +114,9 @@ def _write_shards(block: pa.Table, storage: Storage, run: str, crop: CropConfig)
 def _crop_image(row: Any, data: bytes | Exception, crop: CropConfig) -> dict[str, Any]:
     """A row of the patch shard, or of the quarantine where the image cannot be used."""
     try:
-        if isinstance(data, FileNotFoundError):
-            raise ImageError("missing", "the file has gone since it was listed")
-        if isinstance(data, Exception):
-            raise StorageError(
-                f"{row.uri}: {type(data).__name__}: {data}", "check access to data.images, then run again"
-            )
-        decoded = decode(data, max_pixels=crop.max_pixels, short_side=crop.short_side)
-        stored, image_HW3 = cap_short_side(data, decoded, crop.short_side)
+        encoded = bytes_read(row, data)
+        decoded = decode(encoded, max_pixels=crop.max_pixels, short_side=crop.short_side)
+        stored, image_HW3 = cap_short_side(encoded, decoded, crop.short_side)
         boxes_T4 = propose_boxes(
             image_HW3, method=crop.method, patches=crop.patches, side=crop.segment_side, compactness=crop.compactness
         )
@@ -138,6 +133,20 @@ def _crop_image(row: Any, data: bytes | Exception, crop: CropConfig) -> dict[str
         "boxes": boxes.ravel(),
         "sha256": hashlib.sha256(stored + boxes.tobytes()).hexdigest(),
     }
+
+
+def bytes_read(row: Any, data: bytes | Exception) -> bytes:
+    """What `read_images` gave for a row, where that is bytes.
+
+    Raises:
+        ImageError: `missing`.
+        StorageError: the file is there, but cannot be read.
+    """
+    if isinstance(data, FileNotFoundError):
+        raise ImageError("missing", "the file has gone since it was listed")
+    if isinstance(data, Exception):
+        raise StorageError(f"{row.uri}: {type(data).__name__}: {data}", "check access to data.images, then run again")
+    return data
 
 
 def _account(plan: Plan) -> StageOutcome:
