@@ -1,12 +1,13 @@
 """The manifest: listing, ids, held-out images, refusals, and the units of work."""
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from vgse.config import DataConfig
-from vgse.data.manifest import build_manifest, manifest_digest, work_units
+from vgse.data.manifest import build_manifest, manifest_digest, manifest_from, manifest_table, work_units
 from vgse.data.splits import ClassSplit
 from vgse.errors import DataError, StorageError
 from vgse.storage import Storage
@@ -99,6 +100,13 @@ def test_digest_sees_images_not_places(tmp_path):
     moved = build_manifest(Storage(), config(tree(tmp_path / "b" / "images", FULL)), [SPLIT])
     more = build_manifest(Storage(), config(tree(tmp_path / "c" / "images", {**FULL, "dog": 11})), [SPLIT])
     assert manifest_digest(first) == manifest_digest(moved) != manifest_digest(more)
+
+
+def test_a_manifest_of_earlier_versions_is_read(tmp_path):
+    frame = build_manifest(Storage(), config(tree(tmp_path / "images", FULL)), [SPLIT])
+    pd.testing.assert_frame_equal(manifest_from(manifest_table(frame)), frame)
+    earlier = manifest_table(frame).drop_columns(["offset", "size"])
+    pd.testing.assert_frame_equal(manifest_from(earlier), frame.assign(offset=-1, size=-1))
 
 
 @pytest.mark.parametrize("rows_per_shard", [1, 7, 1000])

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 # Enough to hide 20 to 100 ms of latency behind the work on what has come.
 _CONCURRENT_REQUESTS = 32
-_LONGEST_PAUSE_S = 20.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 20.0
 _WORTH_ANOTHER_TRY = frozenset({429, 500, 502, 503, 504})
 
 
@@ -136,7 +136,7 @@ class S3Requests:
                     continue
                 if failed == self._retries or status not in _WORTH_ANOTHER_TRY:
                     raise _error(status, path, content)
-            time.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**failed) * random.uniform(0.5, 1.0))
+            time.sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**failed) * random.uniform(0.5, 1.0))
             failed += 1
 
     def _send_once(
