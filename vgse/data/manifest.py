@@ -48,9 +48,7 @@ def build_manifest(storage: Storage, data: DataConfig, splits: Sequence[ClassSpl
     pages = [_of_classes(page, role, classes) for role, page in _listed(storage, data)]
     if not pages:
         raise DataError("data.images: no image was found", "check the locations and data.format")
-    table = pa.concat_tables(pages)
-    del pages
-    table = table.take(pc.sort_indices(table["image_id"])).combine_chunks()
+    table = _sorted_by_id(pages)
     _check_once(table["image_id"])
     frame = _ranked(table, classes, data)
     return frame[list(COLUMNS)]
@@ -110,6 +108,20 @@ def _of_classes(page: pa.Table, role: str, classes: Sequence[str]) -> pa.Table:
         "role", pa.repeat(pa.scalar(_ROLES.index(role)), len(page))
     )
     return page.filter(pc.is_valid(code))
+
+
+def _sorted_by_id(pages: list[pa.Table]) -> pa.Table:
+    """All rows, sorted; `pages` is emptied and the columns are done one after the other, so that no more than one of
+    them is there twice."""
+    columns = {
+        field.name: pa.chunked_array([c for page in pages for c in page[field.name].chunks], field.type)
+        for field in pages[0].schema
+    }
+    pages.clear()
+    order = pc.sort_indices(columns["image_id"])
+    for name in list(columns):
+        columns[name] = columns.pop(name).combine_chunks().take(order)
+    return pa.table(columns)
 
 
 def _check_once(ids: pa.ChunkedArray) -> None:
