@@ -35,7 +35,7 @@ def bare_rows_per_second(
     torch.set_float32_matmul_precision("high")
     network.train()
     words = torch.from_numpy(np.asarray(words_SW, np.float32))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=cluster.weight_decay)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=cluster.weight_decay, fused=True)
     size, batch, dim = cluster.bank_size, cluster.batch_size, network.feature_dim
     bank_MF, bank_MK, written = torch.zeros(size, dim), torch.zeros(size, network.num_clusters), 0
     # Only what ours does in bfloat16 too.

@@ -85,12 +85,12 @@ class GivenNeighbours(NeighbourBank):
         self._table, self._data, self._source, self._network = table_Nk, data, source, network
 
     @torch.no_grad()
-    def neighbours(self, features_BF: Tensor, k: int) -> Tensor:
+    def neighbours(self, unit_BF: Tensor, k: int) -> Tensor:
         rows = self._table[self._source.rows, :k]
         features = torch.from_numpy(self._data.features_NF[rows.ravel()].astype(np.float32))
         return self._network.heads(features).a_BK.reshape(*rows.shape, -1)
 
-    def push(self, features_BF: Tensor, a_BK: Tensor) -> None:
+    def push(self, unit_BF: Tensor, a_BK: Tensor) -> None:
         """Nothing is remembered."""
 
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from ddp_pool import run_ranks
 
-from vgse.clustering.bank import NeighbourBank
+from vgse.clustering.bank import NeighbourBank, unit
 
 F, K = 6, 4
 
 
 def _rows(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(count, F, generator=generator)
+    features = unit(torch.randn(count, F, generator=generator))
     return features, torch.randn(count, K, generator=generator).softmax(1)
 
 
@@ -26,7 +26,7 @@ def _exact(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def test_an_empty_bank_has_no_neighbours():
     bank = NeighbourBank(8, F, K)
-    assert bank.neighbours(torch.randn(3, F), 5).shape == (3, 0, K)
+    assert bank.neighbours(unit(torch.randn(3, F)), 5).shape == (3, 0, K)
 
 
 def test_neighbours_are_those_of_an_exact_search():

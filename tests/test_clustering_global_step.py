@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vgse.clustering.backbones import build_backbone
-from vgse.clustering.bank import NeighbourBank
+from vgse.clustering.bank import NeighbourBank, unit
 from vgse.clustering.compiling import compile_backbone
 from vgse.clustering.global_step import GlobalStep
 from vgse.clustering.network import ClusterNetwork
@@ -71,9 +71,9 @@ def _gradients(
         step.model = DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
     pixels, labels = _pixels()
     mine = slice(cuts[rank], cuts[rank + 1])
-    losses, features_BF, a_BK = step.backward(pixels[mine], labels[mine], step=7)
-    assert features_BF.shape == (cuts[rank + 1] - cuts[rank], network.feature_dim)
-    assert a_BK.shape == (len(features_BF), K)
+    losses, unit_BF, a_BK = step.backward(pixels[mine], labels[mine], step=7)
+    assert unit_BF.shape == (cuts[rank + 1] - cuts[rank], network.feature_dim)
+    assert a_BK.shape == (len(unit_BF), K)
     found = {name: p.grad.numpy().copy() for name, p in network.named_parameters() if p.grad is not None}
     return found, [float(value.detach()) for value in (losses.total, losses.clu, losses.pel, losses.cls, losses.sem)]
 
@@ -109,12 +109,12 @@ def test_dropout_is_the_same_in_both_passes():
     network = _network(0.5)
     step = _step(network, 4)
     pixels, labels = _pixels()
-    _, features_BF, _ = step.backward(pixels, labels, step=7)
+    _, unit_BF, _ = step.backward(pixels, labels, step=7)
     part = ROWS // 4
     again = step._forward(network, pixels[:part], 7, 0)
-    torch.testing.assert_close(again.features_BF, features_BF[:part])
+    torch.testing.assert_close(unit(again.features_BF), unit_BF[:part])
     other = step._forward(network, pixels[:part], 8, 0)
-    assert not torch.allclose(other.features_BF, features_BF[:part])
+    assert not torch.allclose(unit(other.features_BF), unit_BF[:part])
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -129,11 +129,11 @@ def test_a_gradient_that_is_not_finite_is_named(accumulate):
 def test_bfloat16_is_close_and_gives_float32():
     exact, coarse = _network(), _network()
     pixels, labels = _pixels()
-    losses, features_BF, a_BK = _step(coarse, 1, "true").backward(pixels, labels, 0)
+    losses, unit_BF, a_BK = _step(coarse, 1, "true").backward(pixels, labels, 0)
     expected, expected_BF, _ = _step(exact, 1, "false").backward(pixels, labels, 0)
-    assert features_BF.dtype == a_BK.dtype == losses.total.dtype == torch.float32
+    assert unit_BF.dtype == a_BK.dtype == losses.total.dtype == torch.float32
     assert float(losses.total) == pytest.approx(float(expected.total), abs=0.05)
-    assert not torch.equal(features_BF, expected_BF)
+    assert not torch.equal(unit_BF, expected_BF)
     cosine = nn.functional.cosine_similarity(coarse.clusters.weight.grad, exact.clusters.weight.grad, dim=1)
     assert float(cosine.min()) > 0.98
 

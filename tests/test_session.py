@@ -1,7 +1,10 @@
 """An interrupt stays an interrupt, whatever a library leaves behind."""
 
 import os
+import platform
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -23,3 +26,27 @@ def test_an_interrupt_stays_an_interrupt():
     with pytest.raises(KeyboardInterrupt), session.own_interrupts():
         interrupted_in_a_library()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+_FREED_AND_TAKEN_AGAIN = """
+import resource, sys
+import numpy as np
+from vgse.pipeline.session import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for round in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    pieces = [np.ones(2**20) for _ in range(20)]
+    del pieces
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_kept_for_the_next_step():
+    def faults(how: str) -> int:
+        command = [sys.executable, "-c", _FREED_AND_TAKEN_AGAIN, how]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert faults("kept") < 100 < faults("given back")

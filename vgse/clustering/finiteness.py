@@ -1,7 +1,8 @@
 """Stops training on all ranks at the same step where a loss or gradient is not a number.
 
-Neither check costs a message while all is well: losses are sums over all ranks already and gradients averages, so what
-is not finite on one rank is not finite on every rank. Only then are the ranks asked which of them it came from.
+The check costs no message while all is well, and one look at the device: losses are sums over all ranks already and
+gradients averages, so what is not finite on one rank is not finite on every rank. Only then are the ranks asked which
+of them it came from.
 """
 
 from __future__ import annotations
@@ -19,30 +20,24 @@ from vgse.clustering.objective import LOCAL_TERMS, Losses
 from vgse.errors import NonFiniteLossError
 
 
-def raise_if_loss_not_finite(losses: Losses, step: int) -> None:
-    """Checks all terms of the global batch, and the features they were made from.
-
-    Raises:
-        NonFiniteLossError: on all ranks alike, with the first rank and term that was not finite.
-    """
-    if not bool(torch.isfinite(torch.stack([losses.total.detach(), losses.features])).all()):
-        _raise_first(losses.local, list(LOCAL_TERMS), step, unknown="loss")
-
-
-def raise_if_gradient_not_finite(model: nn.Module, backward_again: Callable[[], None], step: int) -> None:
-    """Checks the gradients after the backward pass, before the optimiser uses them.
+def raise_if_not_finite(losses: Losses, model: nn.Module, backward_again: Callable[[], None], step: int) -> None:
+    """Checks a step after its backward pass, before the optimiser uses the gradients.
 
     Args:
-        model: the network, wrapped or not.
+        losses: all terms of the global batch, and the features they were made from.
+        model: the network, wrapped or not, with its gradients.
         backward_again: repeats this step's passes, to find the rank in a backward pass without averaging.
         step: number of the step.
 
     Raises:
-        NonFiniteLossError: on all ranks alike, with the first rank and parameter that was not finite.
+        NonFiniteLossError: on all ranks alike, with the first rank and term, or else parameter, that was not finite.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    if bool(torch.isfinite(nn.utils.get_total_norm(gradients))):
+    sound = torch.stack([losses.total.detach(), losses.features, nn.utils.get_total_norm(gradients)]).isfinite()
+    if bool(sound.all()):
         return
+    if not bool(sound[:2].all()):
+        _raise_first(losses.local, list(LOCAL_TERMS), step, unknown="loss")
     model.zero_grad(set_to_none=True)
     with model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext():
         backward_again()

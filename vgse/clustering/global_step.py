@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vgse.clustering.bank import NeighbourBank
+from vgse.clustering.bank import NeighbourBank, unit
 from vgse.clustering.collectives import all_sum, rank
-from vgse.clustering.finiteness import raise_if_gradient_not_finite, raise_if_loss_not_finite
+from vgse.clustering.finiteness import raise_if_not_finite
 from vgse.clustering.network import ClusterNetwork, Outputs
 from vgse.clustering.objective import Losses, ObjectiveWeights, global_losses, row_sums
 from vgse.clustering.precision import backbone_precision
@@ -60,7 +60,8 @@ class GlobalStep:
         """Puts the gradients of the global batch in place of the old ones.
 
         Returns:
-            The losses, and of this rank's rows the features (B, F) and assignments (B, K) without a graph.
+            The losses, and of this rank's rows the features as the bank takes them (B, F) and the assignments (B, K),
+            without a graph.
 
         Raises:
             NonFiniteLossError: on all ranks alike, where a loss or gradient is not finite.
@@ -74,32 +75,32 @@ class GlobalStep:
 
     def _whole(self, inputs: Tensor, labels_B: Tensor, step: int) -> tuple[Losses, Tensor, Tensor]:
         outputs = self._forward(self.model, inputs, step, 0)
-        neighbours = self._bank.neighbours(outputs.features_BF, self._neighbours)
+        unit_BF = unit(outputs.features_BF)
+        neighbours = self._bank.neighbours(unit_BF, self._neighbours)
 
         def losses_of(outputs: Outputs) -> Losses:
             local = row_sums(outputs, labels_B, self._words_SW, neighbours)
             return global_losses(local, all_sum(local), self._weights)
 
         losses = losses_of(outputs)
-        raise_if_loss_not_finite(losses, step)
         losses.total.backward()
-        raise_if_gradient_not_finite(
-            self.model, lambda: losses_of(self._forward(self.model, inputs, step, 0)).total.backward(), step
+        raise_if_not_finite(
+            losses, self.model, lambda: losses_of(self._forward(self.model, inputs, step, 0)).total.backward(), step
         )
-        return losses, outputs.features_BF.detach(), outputs.a_BK.detach()
+        return losses, unit_BF, outputs.a_BK.detach()
 
     def _in_parts(self, parts: list[tuple[Tensor, Tensor]], step: int) -> tuple[Losses, Tensor, Tensor]:
-        seen, neighbours, sums = [], [], []
+        units, assigned, neighbours, sums = [], [], [], []
         with torch.no_grad():
             for number, (inputs, labels_B) in enumerate(parts):
                 outputs = self._forward(self._network, inputs, step, number)
-                seen.append(outputs)
-                neighbours.append(self._bank.neighbours(outputs.features_BF, self._neighbours))
+                units.append(unit(outputs.features_BF))
+                assigned.append(outputs.a_BK)
+                neighbours.append(self._bank.neighbours(units[-1], self._neighbours))
                 sums.append(row_sums(outputs, labels_B, self._words_SW, neighbours[-1]))
         local = torch.stack(sums).sum(dim=0)
         globally = all_sum(local)
         losses = global_losses(local, globally, self._weights)
-        raise_if_loss_not_finite(losses, step)
 
         def second_pass() -> None:
             for number, ((inputs, labels_B), near) in enumerate(zip(parts, neighbours, strict=True)):
@@ -109,9 +110,8 @@ class GlobalStep:
                     global_losses(mine, globally, self._weights).total.backward()
 
         second_pass()
-        raise_if_gradient_not_finite(self.model, second_pass, step)
-        features_BF, a_BK = (torch.cat([getattr(each, name) for each in seen]) for name in ("features_BF", "a_BK"))
-        return losses, features_BF, a_BK
+        raise_if_not_finite(losses, self.model, second_pass, step)
+        return losses, torch.cat(units), torch.cat(assigned)
 
     def _averaging(self, last: bool) -> AbstractContextManager:
         """Gradients are averaged over ranks in the backward pass of the last micro-batch only."""

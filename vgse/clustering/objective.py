@@ -26,7 +26,7 @@ TERMS = ("clu", "pel", "cls", "sem")
 # What each rank contributes, causes before their consequences.
 LOCAL_TERMS = ("features", "assignments", "L_clu", "L_cls", "L_sem")
 _SCALARS = len(LOCAL_TERMS) + 1
-_TINY = 1e-30  # below any probability that matters; keeps log and its derivative finite in float32
+SMALLEST = 1e-30  # below any probability that matters; keeps log and its derivative finite in float32
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ def neighbour_loss(a_BK: Tensor, neighbour_a_BkK: Tensor) -> Tensor:
     if neighbour_a_BkK.shape[1] == 0:
         return a_BK.new_zeros(len(a_BK))
     agreement_Bk = torch.einsum("bk,bnk->bn", a_BK, neighbour_a_BkK)
-    return -agreement_Bk.clamp_min(_TINY).log().mean(dim=1)
+    return -agreement_Bk.clamp_min(SMALLEST).log().mean(dim=1)
 
 
 def cluster_usage_loss(a_mean_K: Tensor) -> Tensor:
     """L_pel (scalar): sum_k abar_k log abar_k, lowest (-log K) when all clusters are used alike."""
-    return (a_mean_K * a_mean_K.clamp_min(_TINY).log()).sum()
+    return (a_mean_K * a_mean_K.clamp_min(SMALLEST).log()).sum()
 
 
 def word_distance(predicted_BW: Tensor, words_BW: Tensor) -> Tensor:

@@ -134,7 +134,8 @@ class _Run:
     ) -> None:
         self.network, self.settings, self.device = network, settings, device
         self.steps_per_epoch = steps
-        self.optimizer = torch.optim.AdamW(_parameter_groups(network, settings))
+        # One pass over all parameters; a GPU gets the same by default, with its step counters on the CPU.
+        self.optimizer = torch.optim.AdamW(_parameter_groups(network, settings), fused=device.type == "cpu" or None)
         # With no more rows than an epoch has (its last batch may be short), a query's own earlier copy is in it once.
         capacity = min(settings.bank_size, max(1, steps - 1) * settings.global_batch)
         self.bank = NeighbourBank(capacity, network.feature_dim, network.num_clusters, device)
@@ -209,9 +210,9 @@ class _Run:
         self._schedule(step)
         inputs = batch.inputs.to(self.device, non_blocking=True)
         labels_B = batch.labels_B.to(self.device, non_blocking=True)
-        losses, features_BF, a_BK = self.gradients.backward(inputs, labels_B, step)
+        losses, unit_BF, a_BK = self.gradients.backward(inputs, labels_B, step)
         self.optimizer.step()
-        self.bank.push(features_BF, a_BK)
+        self.bank.push(unit_BF, a_BK)
         return losses, a_BK
 
     def _schedule(self, step: int) -> None:

@@ -17,8 +17,9 @@ def train_problems(settings: dict[str, Any]) -> None:
     """Runs on every worker of the group: all fits, one after the other; see `cluster` for the settings."""
     import torch
 
-    from vgse.pipeline.session import limit_threads
+    from vgse.pipeline.session import keep_freed_memory, limit_threads
 
+    keep_freed_memory()
     limit_threads(settings["threads"])
     board = settings["board"]
     if board.error() is not None:
