@@ -171,6 +171,25 @@ def test_the_region_of_a_bucket_is_learnt_once():
         assert seen == {"/bucket/a": 2}
 
 
+def test_credentials_come_from_the_aws_files_too(s3, tmp_path, monkeypatch):
+    (tmp_path / "credentials").write_text(f"[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    # A setting of its own, since connections are shared by those of the same settings.
+    storage = Storage(StorageConfig(endpoint_url=s3.endpoint, timeout_s=59))
+    assert storage.read_bytes("s3://vgse-test/demo/classes.yaml").startswith(b"train")
+
+
+def test_anonymous_requests_carry_no_signature():
+    def answer(path, number, signed):
+        return (403, {}, error_page("AccessDenied")) if signed else (200, {}, b"public")
+
+    with server(answer) as (endpoint, _):
+        storage = Storage(StorageConfig(endpoint_url=endpoint, anonymous=True, retries=0))
+        assert storage.read_bytes("s3://bucket/a") == b"public"
+        with pytest.raises(StorageError, match="access refused"):
+            to(endpoint).read_bytes("s3://bucket/a")
+
+
 def test_without_credentials_this_is_said(monkeypatch):
     with (
         server(lambda path, number: (200, {}, b"x")) as (endpoint, seen),
