@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -32,6 +33,10 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
+# Ray's provider of nodes that are processes of this machine.
+_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+# The id that this provider gives the head.
+_HEAD_ID = "f" * 51 + "00000"
 # More than two CPUs would only promise what this machine does not have.
 TYPES = {
     "cpu": {"resources": {"CPU": 2, "memory": 4 * 2**30}, "node_config": {}, "min_workers": 0, "max_workers": 1},
@@ -61,8 +66,9 @@ class Head:
 
     def status(self, name: str) -> str:
         """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
-        found = re.search(r"(PENDING|RUNNING|STOPPED|SUCCEEDED|FAILED)", self.ray("status", name).stdout)
-        return found[1] if found else "UNKNOWN"
+        done = self.ray("status", name)
+        found = re.search(rf"[Jj]ob '{name}'(?:: | was | )(\w+)", done.stdout + done.stderr)
+        return found[1].upper() if found else "UNKNOWN"
 
 
 def free_port() -> int:
@@ -78,8 +84,8 @@ def growing_head(folder: Path) -> Iterator[Head]:
     port, board = free_port(), free_port()
     config = {
         "cluster_name": "jobs", "max_workers": 2, "idle_timeout_minutes": 1, "upscaling_speed": 1, "auth": {},
-        "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}", "launch_multiple": True,
-                     "head_node_id": "f" * 51 + "00000"},
+        "provider": {"type": "external", "module": _PROVIDER, "gcs_address": f"127.0.0.1:{port}",
+                     "launch_multiple": True, "head_node_id": _HEAD_ID},
         "docker": {}, "file_mounts": {}, "cluster_synced_files": [], "initialization_commands": [],
         "setup_commands": [], "head_setup_commands": [], "worker_setup_commands": [], "head_start_ray_commands": [],
         "worker_start_ray_commands": [], "head_node_type": "ray.head.default",
@@ -93,13 +99,14 @@ def growing_head(folder: Path) -> Iterator[Head]:
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_FAKE_CLUSTER": "1",
         "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_CLOUD_INSTANCE_ID": "f" * 51 + "00000", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": "f" * 51 + "00000",
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_CLOUD_INSTANCE_ID": _HEAD_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID,
     }  # fmt: skip
     session = folder / "ray"
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=0",
                f"--port={port}", "--node-ip-address=127.0.0.1", f"--dashboard-port={board}", f"--temp-dir={session}",
-               "--dashboard-agent-listen-port=0", "--ray-client-server-port=0", f"--autoscaling-config={grows}",
-               "--object-store-memory=200000000"]  # fmt: skip
+               "--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}",
+               f"--autoscaling-config={grows}", "--object-store-memory=200000000"]  # fmt: skip
     log = (folder / "head.log").open("w")
     head = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
@@ -155,7 +162,7 @@ def wrong_configuration(head: Head, folder: Path, overrides: list[str]) -> dict[
     status, log, seconds = head.submit("wrong", "python", "jobs/run.py", str(bad))
     assert status == "FAILED", log
     assert "relate.alhpa: unknown key; did you mean relate.alpha?" in log, log
-    assert "exit code 2" in log or "status 2" in log or "code 2" in log, log
+    assert "Job entrypoint command failed with exit code 2" in log, log
     assert "Traceback" not in log, log
     return {"status": status, "seconds": round(seconds, 1)}
 
