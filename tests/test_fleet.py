@@ -12,6 +12,7 @@ import yaml
 
 from vgse.config_loading import load_config, parse_config
 from vgse.errors import ClusterError, UserError
+from vgse.pipeline.capacity import GIB
 from vgse.pipeline.fleet.checks import pinned_ray, problems
 from vgse.pipeline.fleet.cluster_file import read_fleet
 from vgse.pipeline.fleet.costs import unit_costs
@@ -19,7 +20,7 @@ from vgse.pipeline.fleet.forecast import forecast
 from vgse.pipeline.fleet.machines import price_list
 from vgse.pipeline.fleet.report import ClusterQuestion, cluster_lines
 from vgse.pipeline.fleet.workload import Counts, patch_feature_bytes
-from vgse.pipeline.placement import GIB, Ask, room
+from vgse.pipeline.placement import Ask, room
 
 ROOT = Path(__file__).parents[1]
 FILES = ["cluster.yaml", "jobs/rayjob.yaml"]

@@ -6,26 +6,19 @@ import yaml
 from vgse.config import ResourcesConfig
 from vgse.config_loading import parse_config
 from vgse.errors import ClusterError
+from vgse.pipeline.capacity import GIB, Capacity, Node
 from vgse.pipeline.fleet.cluster_file import fleet_of
 from vgse.pipeline.fleet.growth import cluster_capacity
 from vgse.pipeline.placement import (
-    GIB,
     Ask,
-    Capacity,
-    Node,
     asks,
     cutting_cpus,
     fits_now,
     require,
     room,
+    starving,
     worker_shape,
-)  # fmt: skip
-from vgse.receipts import STAGES
-
-
-def cluster(*nodes, most_nodes=None):
-    """A capacity of (cpus, gpus, now, most) each with 64 GiB."""
-    return Capacity(tuple(Node(f"type{i}", *node[:2], 64 * GIB, *node[2:]) for i, node in enumerate(nodes)), most_nodes)
+)
 
 
 def config(**sections):
@@ -112,6 +105,9 @@ def test_workers_that_leave_no_cpu_are_seen():
     values = config(cluster={"mode": "finetune"}, resources={"cpus_per_worker": 2})
     workers, cutting = asks("cluster", values, ONE)
     assert (workers.cpus, cutting.cpus) == (2, 0)
+    (said,) = starving([workers, cutting])
+    assert "resources.cpus_per_worker" in said
+    assert starving(asks("cluster", config(cluster={"mode": "finetune"}), ONE)) == []
 
 
 GROWS = """

@@ -13,8 +13,8 @@ from typing import Any
 
 from vgse.config import Config, ResourcesConfig
 from vgse.errors import ClusterError
+from vgse.pipeline.capacity import GIB, Capacity
 
-GIB = 2**30
 # CPUs of a worker that trains on a GPU while other tasks cut its pixels, and the most that any worker makes use of.
 _GPU_WORKER_CPUS = 4.0
 _MOST_CPUS = 16.0
@@ -27,65 +27,6 @@ _ACTIVATIONS = 120
 _GROWTH = "take larger nodes; if this cluster grows by itself, say to what (resources.grows_to: cluster.yaml)"
 # Matrices (F, F) float64 that a task of the evaluation holds at its peak.
 _MATRICES = 10
-
-
-@dataclass(frozen=True)
-class Node:
-    """Nodes of one shape: what each of them offers, how many there are now, and how many there may be at most."""
-
-    name: str
-    cpus: float
-    gpus: float = 0
-    memory: int = 0
-    now: int = 0
-    most: int = 1
-
-    def offers(self) -> str:
-        """E.g. `cpu_worker: 32 CPU, 40.0 GiB (up to 16)`."""
-        parts = [f"{self.cpus:g} CPU", *([f"{self.gpus:g} GPU"] if self.gpus else []), f"{self.memory / GIB:.1f} GiB"]
-        count = f"{self.now} now, up to {self.most}" if self.most > self.now else f"{self.now}"
-        return f"{self.name}: {', '.join(parts)} ({count})"
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """The nodes of a cluster as they are and as they may become; at most `most_nodes` of them at once.
-
-    Nodes of a shape that cannot grow in number are there and stay; those of the others share what is left of the limit.
-    """
-
-    nodes: tuple[Node, ...]
-    most_nodes: int | None = None
-
-    @property
-    def cpus(self) -> int:
-        """Whole CPUs that the cluster has or may grow to, at least 1."""
-        return max(1, int(self._total(lambda node: node.cpus)))
-
-    @property
-    def gpus(self) -> int:
-        """GPUs that the cluster has, or that its best kind of node may bring. Kinds are not added up: an on-demand
-        twin stands in for spot nodes that were not to be had, and does not come on top of them."""
-        now = sum(node.now * node.gpus for node in self.nodes)
-        return int(max([now, *(count * node.gpus for node, count in self.grown(lambda node: node.gpus))]))
-
-    def _total(self, each: Callable[[Node], float]) -> float:
-        total = sum(count * each(node) for node, count in self.grown(each))
-        return max(total, sum(node.now * each(node) for node in self.nodes))
-
-    def grown(self, worth: Callable[[Node], float]) -> list[tuple[Node, int]]:
-        """The nodes and how many of each there are when the cluster has grown as far as it may, the best first."""
-        there = [(node, node.now) for node in self.nodes if node.most <= node.now]
-        left = 10**6 if self.most_nodes is None else self.most_nodes - sum(count for _, count in there)
-        for node in sorted((n for n in self.nodes if n.most > n.now), key=worth, reverse=True):
-            taken = max(0, min(node.most, left))
-            there.append((node, taken))
-            left -= taken
-        return there
-
-    def described(self) -> str:
-        """One line per shape of node."""
-        return "\n".join(f"     {node.offers()}" for node in self.nodes) or "     no nodes"
 
 
 @dataclass(frozen=True)
@@ -164,6 +105,16 @@ def require(asks: Iterable[Ask], capacity: Capacity, resources: ResourcesConfig)
         if room(ask, capacity) < _needed(ask):
             raise ClusterError(f"{ask.stage} asks for {ask.said()}, which no node can give:\n"
                                + capacity.described(), _remedy(ask, capacity))  # fmt: skip
+
+
+def starving(asked: Iterable[Ask]) -> list[str]:
+    """What is allowed and slow: tasks that are left no CPU and run beside workers that hold them all."""
+    return [
+        f"{ask.stage}: the workers hold every CPU, so one task at a time reads and cuts beside them; lower "
+        "resources.cpus_per_worker"
+        for ask in asked
+        if ask.cpus == 0
+    ]
 
 
 def _remedy(ask: Ask, capacity: Capacity) -> str:

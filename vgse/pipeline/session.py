@@ -30,6 +30,7 @@ import ray
 
 from vgse.config import Config, ResourcesConfig
 from vgse.pipeline import placement
+from vgse.pipeline.capacity import GIB, Capacity
 from vgse.pipeline.fleet.growth import cluster_capacity, growth
 from vgse.pipeline.fleet.machines import Fleet
 
@@ -104,7 +105,7 @@ def own_interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def capacity() -> placement.Capacity:
+def capacity() -> Capacity:
     """The nodes of the cluster and those that it may grow."""
     return cluster_capacity(ray.nodes(), _growth)
 
@@ -137,7 +138,7 @@ def machine_memory() -> int:
     limits = [_meminfo("MemTotal")]
     with suppress(OSError, ValueError):
         limits.append(int((Path("/sys/fs/cgroup") / "memory.max").read_text()))
-    return min(limit for limit in limits if limit) if any(limits) else 4 * placement.GIB
+    return min(limit for limit in limits if limit) if any(limits) else 4 * GIB
 
 
 def _meminfo(field: str) -> int:

@@ -147,6 +147,8 @@ def _require_room(plan: Plan, stage: str) -> None:
     capacity = session.capacity()
     asked = placement.asks(stage, plan.config, capacity)
     placement.require(asked, capacity, plan.config.resources)
+    for sentence in placement.starving(asked):
+        print(f"warning: {sentence}", flush=True)
     waiting = [ask.said() for ask in asked if not placement.fits_now(ask, capacity)]
     if waiting:
         print(f"{stage:9} waits for the cluster to grow: {', '.join(waiting)}", flush=True)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vgse.config import Config
+from vgse.pipeline.capacity import GIB
 from vgse.pipeline.fleet.checks import twin
 from vgse.pipeline.fleet.costs import UnitCosts
 from vgse.pipeline.fleet.machines import Fleet, Instance, NodeType, PriceList
 from vgse.pipeline.fleet.workload import Counts, Work, patch_feature_bytes, workload
-from vgse.pipeline.placement import GIB, Ask, asks, slots
+from vgse.pipeline.placement import Ask, asks, slots
 from vgse.receipts import STAGES
 
 # Of a disk, what the image and the system take.

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from vgse.pipeline.capacity import Capacity, Node
 from vgse.pipeline.fleet.cluster_file import fleet_of, read_fleet
 from vgse.pipeline.fleet.machines import Fleet
-from vgse.pipeline.placement import Capacity, Node
 
 # `ray up` leaves the configuration of the autoscaler on the head, where jobs run.
 _BOOTSTRAP = "~/ray_bootstrap_config.yaml"

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vgse.errors import ClusterError
-from vgse.pipeline.placement import GIB, Capacity, Node
+from vgse.pipeline.capacity import GIB, Capacity, Node
 
 
 class Instance(BaseModel):

@@ -10,13 +10,14 @@ from pydantic import ValidationError
 
 from vgse.config import Config
 from vgse.errors import ClusterError, UserError
+from vgse.pipeline.capacity import GIB
 from vgse.pipeline.fleet.checks import problems
 from vgse.pipeline.fleet.cluster_file import read_fleet
 from vgse.pipeline.fleet.costs import ASSUMED, UnitCosts, unit_costs
 from vgse.pipeline.fleet.forecast import StagePlan, forecast, warnings
 from vgse.pipeline.fleet.machines import Fleet, PriceList, price_list
 from vgse.pipeline.fleet.workload import PHOTOGRAPH_BYTES, Counts
-from vgse.pipeline.placement import GIB, asks, require
+from vgse.pipeline.placement import asks, require, starving
 from vgse.receipts import STAGES
 
 
@@ -92,7 +93,8 @@ def cluster_lines(config: Config, question: ClusterQuestion, counts: Counts) -> 
     if wrong:
         raise ClusterError(f"{fleet.source}:\n  " + "\n  ".join(wrong), "mend what is named above")
     capacity = fleet.capacity()
-    require([ask for stage in STAGES for ask in asks(stage, config, capacity)], capacity, config.resources)
+    asked = [ask for stage in STAGES for ask in asks(stage, config, capacity)]
+    require(asked, capacity, config.resources)
     yield f"cluster   {fleet.source}: {fleet.image}, up to {fleet.most_workers} workers: {_workers(fleet)}"
     total = counts.images * counts.bytes_per_image
     yield (
@@ -102,7 +104,7 @@ def cluster_lines(config: Config, question: ClusterQuestion, counts: Counts) -> 
     )
     plans = forecast(config, fleet, counts, costs, prices)
     yield from _table(plans, fleet, prices)
-    for sentence in warnings(plans, config, counts, prices):
+    for sentence in (*starving(asked), *warnings(plans, config, counts, prices)):
         yield f"warning: {sentence}"
     yield from _footnotes(fleet, costs, prices)
 
