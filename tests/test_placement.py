@@ -19,6 +19,12 @@ from vgse.pipeline.placement import (
     starving,
     worker_shape,
 )
+from vgse.receipts import STAGES
+
+
+def cluster(*nodes, most_nodes=None):
+    """A capacity of (cpus, gpus, now, most) each with 64 GiB."""
+    return Capacity(tuple(Node(f"type{i}", *node[:2], 64 * GIB, *node[2:]) for i, node in enumerate(nodes)), most_nodes)
 
 
 def config(**sections):

@@ -13,7 +13,7 @@ from typing import Any
 
 from vgse.config import Config, ResourcesConfig
 from vgse.errors import ClusterError
-from vgse.pipeline.capacity import GIB, Capacity
+from vgse.pipeline.capacity import GIB, Capacity, Node
 
 # CPUs of a worker that trains on a GPU while other tasks cut its pixels, and the most that any worker makes use of.
 _GPU_WORKER_CPUS = 4.0
