@@ -33,8 +33,9 @@ ROWS_PER_SHARD = 3600
 def measure(source: str, classes: int) -> dict[str, Any]:
     """Builds the manifest of `source` in this process."""
     from vgse.config import DataConfig
-    from vgse.data.manifest import build_manifest, manifest_digest, manifest_table, work_units
+    from vgse.data.manifest import build_manifest, manifest_digest, manifest_table
     from vgse.data.splits import ClassSplit
+    from vgse.data.units import cut_units
     from vgse.storage import Storage
 
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # noqa: E731
@@ -49,7 +50,7 @@ def measure(source: str, classes: int) -> dict[str, Any]:
     digest = manifest_digest(frame)
     with tempfile.TemporaryDirectory() as folder:
         size = storage.write_table(f"{folder}/manifest.parquet", manifest_table(frame))
-    rows = sum(len(unit) for unit in work_units(frame, ROWS_PER_SHARD))
+    rows = sum(len(frame.iloc[unit]) for unit in cut_units(frame, ROWS_PER_SHARD))
     assert rows == len(frame)
     assert frame.image_id.is_unique
     return {

@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from vgse.config import DataConfig
-from vgse.data.manifest import build_manifest, manifest_digest, manifest_from, manifest_table, work_units
+from vgse.data.manifest import build_manifest, manifest_digest, manifest_from, manifest_table
 from vgse.data.splits import ClassSplit
+from vgse.data.units import cut_units
 from vgse.errors import DataError, StorageError
 from vgse.storage import Storage
 
@@ -109,21 +110,26 @@ def test_a_manifest_of_earlier_versions_is_read(tmp_path):
     pd.testing.assert_frame_equal(manifest_from(earlier), frame.assign(offset=-1, size=-1))
 
 
-@pytest.mark.parametrize("rows_per_shard", [1, 7, 1000])
-def test_units_partition_the_manifest(tmp_path, rows_per_shard):
-    frame = build_manifest(Storage(), config(tree(tmp_path / "images", FULL)), [SPLIT])
-    units = list(work_units(frame, rows_per_shard, fewest=4))
-    ids = [name for unit in units for name in unit.image_id]
-    assert sorted(ids) == sorted(frame.image_id)
-    assert max(map(len, units)) <= max(1, min(rows_per_shard, 10))
-    assert ids != sorted(ids)
+@pytest.mark.parametrize(
+    ("images", "rows", "sizes"),
+    [(40, 1, {1}), (40, 1000, {2, 3}), (4096, 1000, {256}), (50_000, 1000, {781, 782}), (90_001, 1000, {989, 990})],
+)
+def test_units_are_of_even_size_and_partition_the_manifest(images, rows, sizes):
+    frame = pd.DataFrame({"uri": [f"u{i}" for i in range(images)], "row": -1, "row_group": -1})
+    units = cut_units(frame, rows)
+    order = np.concatenate(units)
+    assert {len(unit) for unit in units} == sizes
+    np.testing.assert_array_equal(np.sort(order), np.arange(images))
+    # Shuffled globally: neighbours in the listing are no neighbours in the shards.
+    assert np.abs(np.diff(order)).mean() > images / 5
+    np.testing.assert_array_equal(np.concatenate(cut_units(frame, rows)), order)
 
 
 def test_units_read_a_row_group_once(tmp_path):
     names = [name for name in FULL for _ in range(10)]
     pq.write_table(pa.table({"class_name": names, "image": [b"x"] * 40}), tmp_path / "a.parquet", row_group_size=8)
     frame = build_manifest(Storage(), config(tmp_path), [SPLIT])
-    units = list(work_units(frame, 10, fewest=1))
+    units = [frame.iloc[rows] for rows in cut_units(frame, 10)]
     groups = [set(unit.row_group) for unit in units]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 5
     assert sum(map(len, units)) == 40

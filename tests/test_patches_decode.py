@@ -191,6 +191,13 @@ def test_refused_with_a_reason(data: bytes, reason: str) -> None:
     assert (again.reason, again.detail) == (caught.value.reason, caught.value.detail)
 
 
+def test_a_changed_byte_anywhere_in_the_pixels_of_a_png_is_noticed() -> None:
+    start = PNG.index(b"IDAT") + 4
+    for at in range(start, len(PNG) - 16, 97):
+        with pytest.raises(ImageError, match="corrupt"):
+            decode_image(PNG[:at] + bytes([PNG[at] ^ 1]) + PNG[at + 1 :])
+
+
 def test_a_thumbnails_end_marker_does_not_hide_a_cut() -> None:
     thumbnail = encoded(RGB.resize((16, 12)), "JPEG")
     whole = encoded(RGB, "JPEG", quality=95, exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x00\x00" + thumbnail)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import find_objects
 from skimage.segmentation import watershed
 
 from vgse.patches import decode_image, grid_boxes
 from vgse.patches.regions import _gradient_magnitude, _reduced_grey
-from vgse.patches.watershed import flood
+from vgse.patches.watershed import flood, label_boxes
 
 
 def reference(surface_HW: np.ndarray, markers_T2: np.ndarray, compactness: float) -> np.ndarray:
@@ -61,3 +62,13 @@ def test_labels_are_scikit_images_on_photographs(shared: Path, side: int) -> Non
 
 def test_of_markers_in_one_place_the_first_counts() -> None:
     assert (flood(np.zeros((3, 4)), np.array([[1, 1], [1, 1]]), 0.1) == 1).all()
+
+
+def test_label_boxes_are_those_of_find_objects() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        labels_HW = rng.integers(0, 12, rng.integers(1, 9, 2)).astype(np.int32)
+        boxes_T4 = label_boxes(labels_HW, 9)
+        for box, found in zip(boxes_T4.tolist(), find_objects(np.where(labels_HW > 9, 0, labels_HW), 9), strict=True):
+            slices = [0, 0, 0, 0] if found is None else [found[1].start, found[0].start, found[1].stop, found[0].stop]
+            assert box == slices

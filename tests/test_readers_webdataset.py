@@ -12,10 +12,11 @@ import pytest
 
 from benchmarks.s3_server import KEY, SECRET, serve_s3
 from vgse.config import DataConfig, StorageConfig
-from vgse.data.manifest import build_manifest, list_images, work_units
+from vgse.data.manifest import build_manifest, list_images
 from vgse.data.readers import read_images
 from vgse.data.readers.webdataset import list_tar
 from vgse.data.splits import ClassSplit
+from vgse.data.units import cut_units
 from vgse.errors import DataError
 from vgse.storage import Storage, join
 
@@ -94,8 +95,8 @@ def test_images_come_from_their_byte_ranges(shards):
     storage, root, names = shards
     frame = build_manifest(storage, config(root, class_names=names, format="webdataset"), [SPLIT])
     seen = []
-    for unit in work_units(frame, 50, fewest=3):
-        for row, content in read_images(storage, unit):
+    for rows in cut_units(frame, 50, fewest=3):
+        for row, content in read_images(storage, frame.iloc[rows]):
             number = int(row.image_id[-9:-4])
             assert content == image(number)
             seen.append(row.image_id)

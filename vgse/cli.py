@@ -20,16 +20,17 @@ from vgse.receipts import STAGES
 
 _COMMANDS = {
     "run": "all stages: crop, encode, cluster, embed, relate, evaluate",
-    "crop": "images to patch shards",
+    "crop": "images to patch shards; --retry-quarantined tries those again that could not be used",
     "encode": "pixels to features of the frozen backbone",
     "cluster": "train the patch-clustering network",
     "embed": "class embeddings of the seen classes",
     "relate": "class embeddings of the unseen classes",
     "evaluate": "zero-shot and generalised zero-shot figures, with controls; also of anyone's files (--features ...)",
     "check": "read and check everything a run needs, without running it",
-    "status": "what a run directory holds, and proof that every image is accounted for",
+    "status": "what a run directory holds, and proof that every image is accounted for; --verify reads every byte",
     "demo": "the whole way on a small embedded data set, no download",
 }
+_RETRY = "--retry-quarantined"
 _EPILOG = """\
 vgse run CONFIG.yaml                          run or continue
 vgse run CONFIG.yaml --relate.alpha -0.05     with a setting changed (re-runs what it touches, and only that)
@@ -95,7 +96,10 @@ def _dispatch(arguments: list[str]) -> None:
     elif command == "status":
         _status(rest)
     else:
-        _check(rest) if command == "check" else run(_config(command, rest), STAGES if command == "run" else [command])
+        retry = command == "crop" and _RETRY in rest
+        rest = [argument for argument in rest if not (retry and argument == _RETRY)]
+        stages = STAGES if command == "run" else [command]
+        _check(rest) if command == "check" else run(_config(command, rest), stages, retry_quarantined=retry)
 
 
 def _config(command: str, rest: list[str]) -> Config:
@@ -116,7 +120,7 @@ def load_config_help(command: str) -> None:
     tyro.cli(Config, args=["--help"], prog=f"vgse {command} CONFIG.yaml")
 
 
-def run(config: Config, stages: Sequence[str]) -> None:
+def run(config: Config, stages: Sequence[str], *, retry_quarantined: bool = False) -> None:
     """Runs `stages` of a checked configuration and prints what came of it."""
     from vgse.pipeline.plan import make_plan
     from vgse.pipeline.stage import run_stages
@@ -127,6 +131,10 @@ def run(config: Config, stages: Sequence[str]) -> None:
     for sentence in plan.warnings():
         print(f"warning: {sentence}", file=sys.stderr)
     print(f"run directory: {plan.run}", flush=True)
+    if retry_quarantined:
+        from vgse.pipeline import crop
+
+        print(f"{crop.retry_quarantined(plan):,} quarantined images are tried again", flush=True)
     run_stages(plan, stages)
     if "evaluate" in stages:
         from vgse.pipeline.evaluate import print_results
@@ -146,9 +154,12 @@ def _check(rest: list[str]) -> None:
 def _status(rest: list[str]) -> None:
     from vgse.pipeline.check import status
 
-    if len(rest) != 1 or rest[0] in {"-h", "--help"}:
-        raise UserError("vgse status takes one argument", "vgse status RUN_DIRECTORY or vgse status CONFIG.yaml")
-    for line in status(rest[0]):
+    targets = [argument for argument in rest if argument != "--verify"]
+    if len(targets) != 1 or targets[0].startswith("-"):
+        raise UserError(
+            "vgse status takes one run", "vgse status RUN_DIRECTORY or CONFIG.yaml, with or without --verify"
+        )
+    for line in status(targets[0], verify_shards=targets != rest):
         print(line)
 
 

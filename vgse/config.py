@@ -32,11 +32,22 @@ class CropConfig(Section):
     compactness: float = Field(default=0.01, gt=0)
     """Compactness of the watershed as at a short side of 256; it is rescaled to `segment_side`."""
     short_side: int = Field(default=256, ge=16)
-    """Images are stored with their short side capped at this many pixels."""
+    """Images are stored with their short side capped at this many pixels. A JPEG at least twice, four or eight times as
+    large is decoded at that much smaller a scale."""
     max_pixels: int = Field(default=178_956_970, ge=1)
     """Images with more pixels than this are quarantined undecoded (decompression bombs)."""
-    rows_per_shard: int = Field(default=2048, ge=1)
-    """Images per shard; smaller data sets use smaller shards so that all CPUs have work."""
+    max_quarantined: float = Field(default=0.5, ge=0, le=1)
+    """Share of all images that may be unusable; with more the run stops, keeping what is done. 1 never stops it."""
+    shard_mb: float = Field(default=128, gt=0)
+    """Size of a shard in megabytes, by a sample of the images; small data sets use smaller shards so that all CPUs have
+    work."""
+    rows_per_shard: int | None = Field(default=None, ge=1)
+    """Images per shard at most (default: as many as make `shard_mb`)."""
+
+    def images_per_shard(self, stored_bytes: float) -> int:
+        """Images that make a shard where each takes so many bytes on average."""
+        images = max(1, int(self.shard_mb * 1e6 / stored_bytes))
+        return min(images, self.rows_per_shard) if self.rows_per_shard else images
 
 
 class EncodeConfig(Section):

@@ -27,8 +27,8 @@ STAGES = ("crop", "encode", "cluster", "embed", "relate", "evaluate")
 # encode: one for training, one for the evaluation, so that a change to either leaves the other's readers alone.
 _READS: Mapping[str, tuple[str, ...]] = {
     "crop": ("data",),
-    "patch_features": ("crop", "splits"),
-    "image_features": ("crop",),
+    "patch_features": ("crop", "mended", "splits"),
+    "image_features": ("crop", "mended"),
     "encode": ("patch_features", "image_features"),
     "cluster": ("patch_features", "words"),
     "embed": ("cluster", "image_features"),
@@ -41,6 +41,7 @@ _VERSIONS: Mapping[str, int] = {**dict.fromkeys(_READS, 1), "crop": 2, "cluster"
 
 # Settings that change how a stage runs but not what it writes.
 _WITHOUT_EFFECT = {
+    "crop": {"max_quarantined"},
     "cluster": {
         "max_failures", "checkpoint_every", "validate_every", "validation_images", "keep_best", "serve", "log_to",
         "accumulate", "compile",
@@ -51,13 +52,15 @@ _WITHOUT_EFFECT = {
 @dataclass(frozen=True)
 class Inputs:
     """Digests of what a run starts from: its images, its first class split, all its class splits, the word vectors of
-    its class names, all that its classes are known by."""
+    its class names, all that its classes are known by; and of the images that crop quarantined at first and took in
+    later (empty where there are none)."""
 
     data: str
     split: str
     splits: str
     words: str
     knowledge: str
+    mended: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ def stage_fingerprints(config: Config, inputs: Inputs) -> dict[str, str]:
     """The fingerprint every stage, and each part of encode, would have with this configuration on these inputs."""
     known = asdict(inputs)
     for stage, reads in _READS.items():
-        content = {"settings": stage_settings(config, stage), "reads": {name: known[name] for name in reads}}
+        read = {name: known[name] for name in reads if name != "mended" or known[name]}
+        content = {"settings": stage_settings(config, stage), "reads": read}
         known[stage] = fingerprint({**content, "v": _VERSIONS[stage]})
     return {stage: known[stage] for stage in _READS}
 
@@ -148,14 +152,24 @@ class Receipts:
 
         Anything else at `outputs` is removed, after the old receipt, so that no kill leaves a receipt without results.
         """
-        marker = self._read_json(f"{stage}.started.json")
-        if marker and marker.get("fingerprint") == expected and self.read(stage) is None:
+        if self.read(stage) is None and self.begun(stage, expected):
             return True
         self._storage.remove_tree(join(self._folder, f"{stage}.json"))
         for uri in outputs:
             self._storage.remove_tree(uri)
         self._write_json(f"{stage}.started.json", {"fingerprint": expected})
         return False
+
+    def begun(self, stage: str, expected: str) -> bool:
+        """Whether `stage` was finished with the fingerprint `expected`, or interrupted so that it can be continued."""
+        if (receipt := self.read(stage)) is not None:
+            return receipt.fingerprint == expected
+        return (self._read_json(f"{stage}.started.json") or {}).get("fingerprint") == expected
+
+    def reopen(self, stage: str, expected: str) -> None:
+        """Makes a finished stage one that can be continued: `begin` will keep what it has."""
+        self._write_json(f"{stage}.started.json", {"fingerprint": expected})
+        self._storage.remove_tree(join(self._folder, f"{stage}.json"))
 
     def finish(self, receipt: Receipt) -> None:
         """Declares a stage done. Without its marker, a receipt that is removed makes the stage start from nothing."""

@@ -188,34 +188,3 @@ def _fewest(rank: np.ndarray, held: np.ndarray, code: np.ndarray, classes: int) 
     fewest = np.full(classes, np.iinfo(np.int64).max)
     np.minimum.at(fewest, code[held], rank[held])
     return fewest
-
-
-def work_units(frame: pd.DataFrame, rows_per_shard: int, fewest: int = 16) -> Iterator[pd.DataFrame]:
-    """Cuts the manifest into units of work, each of which becomes one patch shard.
-
-    Single files are shuffled globally. The rows of a Parquet row group (or of a stretch of a tar) stay together, so
-    that its bytes are read once, and whole row groups are dealt out in random order; within a unit the rows are
-    shuffled. The order depends on the manifest only, not on the run's seed: a crop that is continued must find its
-    images in the same shards.
-    """
-    rng = np.random.default_rng(len(frame))
-    size = max(1, min(rows_per_shard, -(-len(frame) // fewest)))
-    group = _read_as_one(frame)
-    order = rng.permutation(group.max() + 1)
-    rows_in_order = np.bincount(order[group])
-    unit_of = (np.cumsum(rows_in_order) - rows_in_order) // size
-    unit = unit_of[order[group]]
-    position = np.lexsort((rng.permutation(len(frame)), unit))
-    for rows in np.split(position, np.flatnonzero(np.diff(unit[position])) + 1):
-        yield frame.iloc[rows]
-
-
-def _read_as_one(frame: pd.DataFrame) -> np.ndarray:
-    """A number for every row, the same for rows that are read as one, in the order of their appearance. Int64 (N,)."""
-    number = np.arange(len(frame))
-    inside = np.flatnonzero(frame["row"].to_numpy() >= 0)
-    if len(inside):
-        file, _ = pd.factorize(frame["uri"].iloc[inside])
-        part = frame["row_group"].to_numpy()[inside]
-        number[inside] = len(frame) + file * (part.max() + 1) + part
-    return pd.factorize(number)[0]

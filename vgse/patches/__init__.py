@@ -8,9 +8,11 @@ NumPy, OpenCV, Pillow and compiled loops. Nothing here sets OpenCV's thread coun
 from vgse.patches.augment import Views, draw_views, move_boxes, recolour
 from vgse.patches.crop import cut_patches, whole_image
 from vgse.patches.decode import Decoded, ImageError, cap_short_side, decode, decode_image, decode_stored
+from vgse.patches.headers import REASONS
 from vgse.patches.regions import grid_boxes, propose_boxes, watershed_boxes
 
 __all__ = [
+    "REASONS",
     "Decoded",
     "ImageError",
     "Views",

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from vgse.patches.headers import ImageError, looks_complete, open_header
+from vgse.patches.headers import ImageError, looks_complete, open_header, png_is_damaged
 
 # Formats and Pillow modes for which OpenCV gives the same pixels as Pillow.
 _PLAIN_MODES = {"JPEG": ("RGB", "L"), "MPO": ("RGB", "L"), "PNG": ("RGB", "L"), "WEBP": ("RGB",)}
@@ -54,8 +54,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, short_side: int | None 
 
     Grey and palette images become RGB, 16-bit images keep their upper 8 bits, CMYK is converted, transparency is
     composited on white (cut-outs on the web hide arbitrary colours under it), EXIF orientation is applied, colour
-    profiles are ignored, and of an animation the first frame is taken. A missing end is refused; damage in the middle
-    of a JPEG that its decoder can conceal is not noticed.
+    profiles are ignored, and of an animation the first frame is taken. A missing end is refused, and so is a PNG whose
+    checksums do not match; damage in the middle of a JPEG that its decoder can conceal is not noticed.
 
     Args:
         data: the whole encoded file.
@@ -71,6 +71,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, short_side: int | None 
     """
     image = open_header(data, max_pixels)
     complete = looks_complete(data, image.format)
+    if complete and image.format == "PNG" and png_is_damaged(data):
+        raise ImageError("corrupt", "PNG: the checksum of its data does not match")
     short, reduction = min(image.size), _reduction(image, short_side)
     if complete and _opencv_agrees(image):
         pixels = _opencv_decode(data, reduction)

@@ -1,6 +1,7 @@
 """What can be said of an encoded image before decoding it: its kind, its size, whether its end is there."""
 
 import io
+import zlib
 
 from PIL import Image, UnidentifiedImageError
 
@@ -16,12 +17,16 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
 _EOI = b"\xff\xd9"
 
 
-class ImageError(Exception):
-    """One image cannot be used. `reason` is a short key to count by, `detail` a sentence to read.
+REASONS = ("missing", "empty", "not_an_image", "unsupported", "truncated", "corrupt", "too_large")
 
-    Reasons: `empty` (no bytes), `not_an_image` (HTML, text, anything unknown), `unsupported` (a known format or pixel
-    type that is not decoded), `truncated` (the end is missing), `corrupt` (complete but not decodable), `too_large`
-    (more pixels than allowed, found in the header before any decoding).
+
+class ImageError(Exception):
+    """One image cannot be used. `reason` is one of `REASONS`, to count by, `detail` a sentence to read.
+
+    Reasons: `missing` (the file has gone since it was listed), `empty` (no bytes), `not_an_image` (HTML, text, anything
+    unknown), `unsupported` (a known format or pixel type that is not decoded), `truncated` (the end is missing),
+    `corrupt` (complete but not decodable), `too_large` (more pixels than allowed, found in the header before any
+    decoding, or than memory holds).
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -67,6 +72,20 @@ def looks_complete(data: bytes, image_format: str | None) -> bool:
     if image_format == "GIF":
         return b"\x3b" in data[-16:]
     return True
+
+
+def png_is_damaged(data: bytes) -> bool:
+    """Whether a checksum of a PNG's pixels or palette does not match; decoders differ in whether they mind."""
+    at = 8
+    while at + 12 <= len(data):
+        kind, stop = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
+        needed = not kind[0] & 0x20
+        if needed and zlib.crc32(memoryview(data)[at + 4 : stop]) != int.from_bytes(data[stop : stop + 4], "big"):
+            return True
+        if kind == b"IEND":
+            break
+        at = stop + 4
+    return False
 
 
 def _bad_header(data: bytes, error: Exception) -> ImageError:

@@ -8,9 +8,8 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
-from vgse.patches.watershed import flood
+from vgse.patches.watershed import flood, label_boxes
 
 # The compactness is stated at this short side; see `watershed_boxes`.
 _REFERENCE_SIDE = 256
@@ -78,10 +77,8 @@ def watershed_boxes(
     labels_HW = flood(
         _gradient_magnitude(reduced_HW), middles_T2[:, ::-1], compactness * _REFERENCE_SIDE / min(rows, columns)
     )
-    boxes_T4 = cells_T4.astype(np.float64)
-    for number, found in enumerate(ndimage.find_objects(labels_HW, patches)):
-        if found is not None:
-            boxes_T4[number] = (found[1].start, found[0].start, found[1].stop, found[0].stop)
+    found_T4 = label_boxes(labels_HW, patches)
+    boxes_T4 = np.where(found_T4[:, 3:] > 0, found_T4, cells_T4).astype(np.float64)
     boxes_T4 *= np.array([width / columns, height / rows] * 2)
     boxes_T4[:, :2] = np.floor(boxes_T4[:, :2] + 1e-6)
     boxes_T4[:, 2:] = np.ceil(boxes_T4[:, 2:] - 1e-6)

@@ -26,6 +26,28 @@ def flood(surface_HW: np.ndarray, markers_T2: np.ndarray, compactness: float) ->
     return _flood(np.ascontiguousarray(surface_HW, np.float64), np.ascontiguousarray(markers_T2, np.int64), compactness)
 
 
+def label_boxes(labels_HW: np.ndarray, count: int) -> np.ndarray:
+    """The bounding box of every label 1..count: int64 (count, 4), rows (x0, y0, x1, y1), half-open; all zero where a
+    label does not occur."""
+    return _label_boxes(labels_HW, count)
+
+
+@compiled()
+def _label_boxes(labels_HW, count):
+    height, width = labels_HW.shape
+    boxes_T4 = np.zeros((count, 4), np.int64)
+    for row in range(height):
+        for column in range(width):
+            label = labels_HW[row, column]
+            if 0 < label <= count:
+                box = boxes_T4[label - 1]
+                if box[3] == 0:
+                    box[:] = (column, row, column + 1, row + 1)
+                box[0], box[2] = min(box[0], column), max(box[2], column + 1)
+                box[3] = row + 1
+    return boxes_T4
+
+
 @compiled()
 def _flood(surface_HW, markers_T2, compactness):
     height, width = surface_HW.shape

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from vgse.config import Config
 from vgse.config_loading import load_config, parse_config
 from vgse.config_warnings import config_warnings
-from vgse.errors import RunDirectoryError, StorageError, VgseError
+from vgse.errors import RunDirectoryError, StorageError
+from vgse.pipeline.accounts import QUARANTINE_SCHEMA, committed_digests, prove, verify
 from vgse.pipeline.backbone import check_backbone
-from vgse.pipeline.crop import QUARANTINE_SCHEMA, committed_images
 from vgse.pipeline.fleet.report import ClusterQuestion, cluster_lines
 from vgse.pipeline.fleet.workload import Counts
 from vgse.pipeline.plan import Plan, make_plan
@@ -21,10 +20,6 @@ from vgse.pipeline.stage import summary_line
 from vgse.pipeline.trackers import check_trackers
 from vgse.receipts import STAGES
 from vgse.storage import Storage, join
-
-
-class AccountingError(VgseError):
-    """A run directory whose shards and quarantine do not add up to its manifest."""
 
 
 def check(config: Config, question: ClusterQuestion | None = None) -> Iterator[str]:
@@ -59,12 +54,16 @@ def check(config: Config, question: ClusterQuestion | None = None) -> Iterator[s
     yield from _stages(plan)
 
 
-def status(target: str) -> Iterator[str]:
-    """What a run directory holds. `target` is the directory, or a configuration file that names it.
+def status(target: str, *, verify_shards: bool = False) -> Iterator[str]:
+    """What a run directory holds, and the proof that committed and quarantined images partition the manifest.
+
+    Args:
+        target: the directory, or a configuration file that names it.
+        verify_shards: also read every shard whole and compute its digests again.
 
     Raises:
         RunDirectoryError: there is no run.
-        AccountingError: committed and quarantined images do not partition the manifest.
+        AccountingError: committed and quarantined images do not add up, or shards were changed.
     """
     config = load_config(target) if target.endswith((".yaml", ".yml")) and Path(target).is_file() else None
     storage = Storage(config.storage if config else None)
@@ -79,7 +78,13 @@ def status(target: str) -> Iterator[str]:
     yield f"run directory: {run}"
     yield from _stages(plan)
     if plan.receipts.read("crop") is not None:
-        yield _accounting(plan)
+        try:
+            quarantine = storage.read_table(plan.uri("quarantine.parquet"))
+        except StorageError:
+            quarantine = QUARANTINE_SCHEMA.empty_table()
+        yield prove(plan, committed_digests(plan), quarantine)
+        if verify_shards:
+            yield verify(plan)
 
 
 def _stages(plan: Plan) -> Iterator[str]:
@@ -91,23 +96,3 @@ def _stages(plan: Plan) -> Iterator[str]:
             yield f"{summary_line(receipt)}  [of other settings: would run again]"
         else:
             yield summary_line(receipt)
-
-
-def _accounting(plan: Plan) -> str:
-    """Proves that committed images P and quarantined images Q partition the manifest M."""
-    try:
-        quarantine = plan.storage.read_table(plan.uri("quarantine.parquet"))
-    except StorageError:
-        quarantine = QUARANTINE_SCHEMA.empty_table()
-    committed, refused = committed_images(plan).image_id.to_numpy(object), quarantine["image_id"].to_numpy()
-    found, manifest = np.concatenate([committed, refused]), plan.manifest.image_id.to_numpy(object)
-    twice = len(found) - len(np.unique(found.astype(str)))
-    missing, foreign = len(np.setdiff1d(manifest, found)), len(np.setdiff1d(found, manifest))
-    unexplained = sum(not reason for reason in quarantine["reason"].to_pylist())
-    counts = f"{len(manifest):,} images = {len(committed):,} committed + {len(refused):,} quarantined"
-    if twice or missing or foreign or unexplained:
-        raise AccountingError(
-            f"{plan.run}: {counts} does not add up: {missing} missing, {twice} twice, {foreign} not in the manifest, "
-            f"{unexplained} quarantined without a reason\n  -> remove the run's receipts/crop.json and run again"
-        )
-    return f"accounting {counts}: every image once"

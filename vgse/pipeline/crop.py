@@ -1,199 +1,245 @@
 """crop: the manifest's images become patch shards, one row per image, and a table of what could not be used.
 
-A unit of the manifest is one Ray Data block and becomes one shard, written whole. So a task that dies is simply run
-again, a killed stage goes on with the missing shards, and pixels never travel: a shard holds the encoded image (36 KB
-at short side 256) and its T boxes, from which the consumer cuts.
+The manifest is shuffled once and cut into units, which lie in the run directory; Ray Data hands their numbers to
+workers, which read a unit's rows and images and write its shard. So the driver holds no blocks, a task that dies is
+run again, a killed stage goes on with the missing shards, and pixels never travel: a shard holds the encoded image
+(36 KB at short side 256) and its T boxes, from which the consumer cuts.
 """
 
 from __future__ import annotations
 
-import hashlib
-from concurrent.futures import ThreadPoolExecutor
+import json
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vgse.config import CropConfig
-from vgse.data.manifest import work_units
 from vgse.data.readers import read_images
-from vgse.errors import DataError, RunDirectoryError, StorageError
-from vgse.patches import ImageError, cap_short_side, decode, propose_boxes
+from vgse.data.units import cut_units
+from vgse.errors import DataError, VgseError
+from vgse.pipeline.accounts import (
+    committed_digests,
+    committed_images,
+    digest,
+    prove,
+    quarantined_images,
+    shard_name,
+)
+from vgse.pipeline.crop_shard import crop_image, crop_units
 from vgse.pipeline.plan import Plan
 from vgse.pipeline.stage import Progress, StageOutcome
-from vgse.storage import Storage, join
 
-# Shards whose lists of images are read at once.
-_CONCURRENT_SHARDS = 16
-# Images per row group of a shard (2.3 MB at short side 256): fine-tuning reads a few images at a time, while those who
-# list a shard's images make a request per group.
-_ROWS_PER_GROUP = 64
+__all__ = ["committed_images", "outputs", "retry_quarantined", "run", "shard_name"]
 
-PATCH_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("class_name", pa.string()),
-        ("role", pa.string()),
-        ("rank", pa.int64()),
-        ("image", pa.binary()),
-        ("boxes", pa.list_(pa.int32())),
-        ("sha256", pa.string()),
-    ]
-)
-QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "class_name", "uri", "reason", "detail")])
+# Images that are cropped beforehand to learn how many make a shard.
+_SAMPLE = 24
+# Bytes of a row beside its image and boxes, and of a whole row where none of the sample can be used.
+_ROW, _UNKNOWN = 200, 36_000
+# Deaths of a worker that one unit survives: any number of preempted machines, but not an image that always kills.
+_DEATHS = 50
 
 
 def outputs(plan: Plan) -> list[str]:
     """What this stage writes."""
-    return [plan.uri("patches"), plan.uri("quarantine"), plan.uri("quarantine.parquet")]
+    return [plan.uri(name) for name in ("patches", "quarantine", "quarantine.parquet", "units")]
 
 
 def run(plan: Plan, progress: Progress) -> StageOutcome:
-    """Crops every image of the manifest."""
+    """Crops every image of the manifest.
+
+    Raises:
+        DataError: more than crop.max_quarantined of the images cannot be used, or no image of some class.
+    """
+    units = _units(plan)
+    present = set(plan.storage.list_names(plan.uri("patches")))
+    missing = [unit for unit in units if shard_name(unit.number) not in present]
+    total = sum(unit.rows for unit in units)
+    progress.start(total, "images", done=total - sum(unit.rows for unit in missing))
+    tally = _Tally(plan, _refused_before(plan, missing))
+    tally.check()
+    if missing:
+        _crop(plan, missing, tally, progress)
+    return _account(plan)
+
+
+def retry_quarantined(plan: Plan) -> int:
+    """Makes the next crop try the quarantined images again, in shards of their own; how many there are.
+
+    The shards that are there stay as they are. Nothing happens where crop has yet to begin, or would begin anew with
+    other settings.
+    """
+    expected = plan.fingerprints["crop"]
+    if not plan.receipts.begun("crop", expected):
+        return 0
+    units = _units(plan)
+    present = set(plan.storage.list_names(plan.uri("patches")))
+    pending = [unit for unit in units if unit.retry and shard_name(unit.number) not in present]
+    ids = _refused_before(plan, pending)["image_id"]
+    rows = plan.manifest[plan.manifest.image_id.isin(ids.to_pylist())]
+    if len(rows):
+        number = max(unit.number for unit in units) + 1
+        cut = cut_units(rows, _rows_per_shard(plan), fewest=1)
+        _write_units(plan, f"retry-{number:05d}.parquet", rows, cut, number)
+    if len(rows) or pending:
+        plan.receipts.reopen("crop", expected)
+    return len(rows) + sum(unit.rows for unit in pending)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A unit of work: the row group of a file of units, and the number of the shard it becomes."""
+
+    uri: str
+    group: int
+    number: int
+    rows: int
+    retry: bool
+
+
+@dataclass
+class _Tally:
+    """Counts what could not be used, and stops the stage when it is too much."""
+
+    plan: Plan
+    before: pa.Table
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.reasons.update(self.before["reason"].to_pylist())
+
+    def add(self, reasons: dict[str, int]) -> None:
+        self.reasons.update(reasons)
+        self.check()
+
+    def check(self) -> None:
+        refused, total, limit = self.reasons.total(), len(self.plan.manifest), self.plan.config.crop.max_quarantined
+        if refused > limit * total:
+            self.plan.storage.write_table(self.plan.uri("quarantine.parquet"), _quarantine(self.plan))
+            counts = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common())
+            raise DataError(
+                f"data.images: {refused:,} of {total:,} images cannot be used, more than crop.max_quarantined = "
+                f"{limit:g} of them: {counts}",
+                f"{self.plan.uri('quarantine.parquet')} names them; mend them and run `vgse crop CONFIG "
+                "--retry-quarantined`, or raise crop.max_quarantined and run again; finished shards are kept",
+            )
+
+
+def _units(plan: Plan) -> list[_Unit]:
+    """All units of this crop, cut and written at its first start."""
+    names = plan.storage.list_names(plan.uri("units"))
+    if not names:
+        _write_units(plan, "main.parquet", plan.manifest, cut_units(plan.manifest, _rows_per_shard(plan)), 0)
+        names = ["main.parquet"]
+    units = []
+    for name in names:
+        with plan.storage.open(plan.uri("units", name)) as source:
+            metadata = pq.ParquetFile(source).metadata
+        for group in range(metadata.num_row_groups):
+            rows = metadata.row_group(group).num_rows
+            first = int(name.removesuffix(".parquet").rpartition("-")[2]) if name.startswith("retry-") else 0
+            units.append(_Unit(plan.uri("units", name), group, first + group, rows, name.startswith("retry-")))
+    return units
+
+
+def _write_units(plan: Plan, name: str, frame: pd.DataFrame, units: list[np.ndarray], first: int) -> None:
+    """One row group per unit, so that a worker reads its rows alone and the driver holds one unit at a time."""
+    writer = None
+    with plan.storage.writing(plan.uri("units", name)) as sink:
+        for number, rows in enumerate(units, first):
+            table = pa.Table.from_pandas(frame.iloc[rows].assign(unit=number), preserve_index=False)
+            writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
+            writer.write_table(table, row_group_size=len(rows))
+        if writer is not None:
+            writer.close()
+
+
+def _rows_per_shard(plan: Plan) -> int:
+    """Images that make a shard of crop.shard_mb, from a sample of them, and crop.rows_per_shard at most."""
+    crop, frame = plan.config.crop, plan.manifest
+    single = np.flatnonzero(frame["row"] < 0)
+    if len(single):
+        chosen = frame.iloc[np.random.default_rng(len(frame)).permutation(single)[:_SAMPLE]]
+    else:
+        first = frame.iloc[0]
+        chosen = frame[(frame.uri == first.uri) & (frame.row_group == first.row_group)].iloc[:_SAMPLE]
+    cropped = [crop_image(row, data, crop) for row, data in read_images(plan.storage, chosen)]
+    sizes = [len(row["image"]) + row["boxes"].nbytes + _ROW for row in cropped if "image" in row]
+    return crop.images_per_shard(float(np.mean(sizes)) if sizes else _UNKNOWN)
+
+
+def _crop(plan: Plan, units: list[_Unit], tally: _Tally, progress: Progress) -> None:
     import ray
 
     from vgse.pipeline import session
     from vgse.pipeline.board import Board
 
-    units = list(work_units(plan.manifest, plan.config.crop.rows_per_shard))
-    present = set(plan.storage.list_names(plan.uri("patches")))
-    missing = [i for i in range(len(units)) if shard_name(i) not in present]
-    progress.start(len(plan.manifest), "images", done=sum(len(units[i]) for i in set(range(len(units))) - set(missing)))
-    if missing:
-        blocks = [_block(units[i], i) for i in missing]
-        board = Board()
-        work = partial(_crop_unit, storage=plan.storage, run=plan.run, crop=plan.config.crop, board=board)
-        (ask,) = session.asks("crop", plan.config)
-        dataset = ray.data.from_arrow(blocks).map_batches(work, batch_size=None, batch_format="pyarrow", **ask.remote())
+    blocks = [pa.table({"uri": [unit.uri], "group": [unit.group], "unit": [unit.number]}) for unit in units]
+    board = Board()
+    work = partial(crop_units, storage=plan.storage, run=plan.run, crop=plan.config.crop, board=board)
+    (ask,) = session.asks("crop", plan.config)
+    dataset = ray.data.from_arrow(blocks).map_batches(
+        work, batch_size=None, batch_format="pyarrow", max_retries=_DEATHS, **ask.remote()
+    )
+    try:
         for row in board.rows(dataset):
             progress.advance(row["rows"])
-    return _account(plan)
+            tally.add(json.loads(row["reasons"]))
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise VgseError(
+            f"crop: a worker process died {_DEATHS} times on the same shard ({error})\n  -> give the workers more "
+            "memory; if that is not it, an image crashes its decoder: run again and watch which shard never appears"
+        ) from None
 
 
-def shard_name(number: int) -> str:
-    """The file name of a patch or feature shard."""
-    return f"part-{number:05d}.parquet"
+def _refused_before(plan: Plan, pending: list[_Unit]) -> pa.Table:
+    """What earlier attempts refused, without the images that pending units try again."""
+    quarantine = _quarantine(plan)
+    for unit in pending:
+        if unit.retry:
+            with plan.storage.open(unit.uri) as source:
+                again = pq.ParquetFile(source).read_row_group(unit.group, columns=["image_id"])["image_id"]
+            again = again.cast(pa.string()).unique()
+            quarantine = quarantine.filter(pc.invert(pc.is_in(quarantine["image_id"], value_set=again)))
+    return quarantine
 
 
-def _block(unit: pd.DataFrame, number: int) -> pa.Table:
-    return pa.Table.from_pandas(unit.assign(unit=number), preserve_index=False)
-
-
-def _crop_unit(block: pa.Table, *, storage: Storage, run: str, crop: CropConfig, board: Any) -> pa.Table:
-    """One block of the manifest to shards (one, unless Ray Data joined blocks)."""
-    with board.reporting():
-        return _write_shards(block, storage, run, crop)
-
-
-def _write_shards(block: pa.Table, storage: Storage, run: str, crop: CropConfig) -> pa.Table:
-    import cv2
-
-    cv2.setNumThreads(1)
-    rows = block.to_pandas()
-    sizes = []
-    for number, unit in rows.groupby("unit"):
-        kept: list[dict[str, Any]] = []
-        refused: list[dict[str, Any]] = []
-        for row, data in read_images(storage, unit):
-            result = _crop_image(row, data, crop)
-            (refused if "reason" in result else kept).append(result)
-        # The quarantine goes first: a shard's presence says that the unit is complete.
-        name = shard_name(int(str(number)))
-        if refused:
-            storage.write_table(join(run, "quarantine", name), pa.Table.from_pylist(refused, QUARANTINE_SCHEMA))
-        shard = pa.Table.from_pylist(kept, PATCH_SCHEMA)
-        uri = join(run, "patches", name)
-        storage.write_table(uri, shard, compression="none", row_group_size=_ROWS_PER_GROUP)
-        sizes.append(len(unit))
-    return pa.table({"rows": sizes})
-
-
-def _crop_image(row: Any, data: bytes | Exception, crop: CropConfig) -> dict[str, Any]:
-    """A row of the patch shard, or of the quarantine where the image cannot be used."""
-    try:
-        encoded = bytes_read(row, data)
-        decoded = decode(encoded, max_pixels=crop.max_pixels, short_side=crop.short_side)
-        stored, image_HW3 = cap_short_side(encoded, decoded, crop.short_side)
-        boxes_T4 = propose_boxes(
-            image_HW3, method=crop.method, patches=crop.patches, side=crop.segment_side, compactness=crop.compactness
-        )
-    except ImageError as error:
-        named = {name: getattr(row, name) for name in ("image_id", "class_name", "uri")}
-        return {**named, "reason": error.reason, "detail": error.detail}
-    boxes = np.ascontiguousarray(boxes_T4, np.int32)
-    return {
-        "image_id": row.image_id,
-        "class_name": row.class_name,
-        "role": row.role,
-        "rank": row.rank,
-        "image": stored,
-        "boxes": boxes.ravel(),
-        "sha256": hashlib.sha256(stored + boxes.tobytes()).hexdigest(),
-    }
-
-
-def bytes_read(row: Any, data: bytes | Exception) -> bytes:
-    """What `read_images` gave for a row, where that is bytes.
-
-    Raises:
-        ImageError: `missing`.
-        StorageError: the file is there, but cannot be read.
-    """
-    if isinstance(data, FileNotFoundError):
-        raise ImageError("missing", "the file has gone since it was listed")
-    if isinstance(data, Exception):
-        raise StorageError(f"{row.uri}: {type(data).__name__}: {data}", "check access to data.images, then run again")
-    return data
+def _quarantine(plan: Plan) -> pa.Table:
+    if not plan.storage.list_names(plan.uri("quarantine")):
+        return quarantined_images(plan.storage, plan.run, pa.array([], pa.string()))
+    return quarantined_images(plan.storage, plan.run, committed_digests(plan)["image_id"])
 
 
 def _account(plan: Plan) -> StageOutcome:
     """Joins the quarantine and proves that every image of the manifest is committed or quarantined, each once."""
-    storage = plan.storage
-    parts = [plan.uri("quarantine", name) for name in storage.list_names(plan.uri("quarantine"))]
-    tables = [storage.read_table(uri) for uri in parts] or [QUARANTINE_SCHEMA.empty_table()]
-    quarantine = pa.concat_tables(tables).sort_by("image_id")
-    storage.write_table(plan.uri("quarantine.parquet"), quarantine)
-    committed = committed_images(plan)
-    ids = np.sort(np.concatenate([committed.image_id.to_numpy(object), quarantine["image_id"].to_numpy()]))
-    if not np.array_equal(ids, np.sort(plan.manifest.image_id.to_numpy(object))):
-        raise RunDirectoryError(
-            f"{plan.uri('patches')} does not hold what was written there: its images do not account for the manifest",
-            f"remove {plan.uri('receipts')} and run again",
-        )
-    usable = set(committed.class_name.unique())
-    trained = set(committed[committed.role == "train"].class_name.unique())
+    committed = committed_digests(plan)
+    quarantine = quarantined_images(plan.storage, plan.run, committed["image_id"])
+    plan.storage.write_table(plan.uri("quarantine.parquet"), quarantine)
+    prove(plan, committed, quarantine)
+    images = committed_images(plan)
+    usable, trained = (set(frame.class_name.unique()) for frame in (images, images[images.role == "train"]))
     bare = sorted((plan.seen_somewhere - trained) | (set(plan.class_names) - usable))
     if bare:
         raise DataError(
             f"data.images: every image of {len(bare)} class(es) was quarantined: {', '.join(bare[:10])}",
-            f"{plan.uri('quarantine.parquet')} has the reasons; mend the images or take the class out of data.classes",
+            f"{plan.uri('quarantine.parquet')} has the reasons; mend the images and run `vgse crop CONFIG "
+            "--retry-quarantined`, or take the class out of data.classes",
         )
-    reasons = quarantine["reason"].value_counts().to_pylist()
+    units = _units(plan)
+    retried = [shard_name(unit.number) for unit in units if unit.retry]
+    mended = committed.filter(pc.is_in(committed["shard"], value_set=pa.array(retried, pa.string())))
     return StageOutcome(
         rows_in=len(plan.manifest),
-        rows_out=len(committed),
+        rows_out=committed.num_rows,
         quarantined=quarantine.num_rows,
-        details={"reasons": {entry["values"]: entry["counts"] for entry in reasons}, "shards": _count(plan)},
+        details={
+            "reasons": dict(Counter(quarantine["reason"].to_pylist()).most_common()),
+            "shards": len(units),
+            "digest": digest(committed),
+            "mended": digest(mended)[:16] if mended.num_rows else "",
+        },
     )
-
-
-def committed_images(plan: Plan) -> pd.DataFrame:
-    """image_id, class_name, role and rank of every committed image, in shard order, with its `shard` file name."""
-    columns = ["image_id", "class_name", "role", "rank"]
-
-    def read(name: str) -> pd.DataFrame:
-        with plan.storage.open(plan.uri("patches", name)) as source:
-            return pq.read_table(source, columns=columns).to_pandas().assign(shard=name)
-
-    with ThreadPoolExecutor(_CONCURRENT_SHARDS) as pool:
-        frame = pd.concat(pool.map(read, plan.storage.list_names(plan.uri("patches"))), ignore_index=True)
-    # Ranked anew without the quarantined, so that "the first few of a class" are there for every class.
-    frame["rank"] = frame.groupby(["role", "class_name"])["rank"].rank(method="first").astype(np.int64) - 1
-    return frame
-
-
-def _count(plan: Plan) -> int:
-    return len(plan.storage.list_names(plan.uri("patches")))

@@ -22,6 +22,8 @@ _MOST_CPUS = 16.0
 _PROCESS, _TORCH_PROCESS = 0.35 * GIB, 0.95 * GIB
 # Bytes of a stored image (short side 256) and of what decoding a large photograph takes for a moment.
 _STORED_IMAGE, _DECODED = 60_000, 0.15 * GIB
+# What a crop task holds of a shard: images read ahead, and a row group on its way out.
+_IN_FLIGHT = 0.15 * GIB
 # Bytes of activations per pixel that enters ResNet-50 (a process with a batch of 256 at 224 x 224 peaks at 2.4 GB).
 _ACTIVATIONS = 120
 _GROWTH = "take larger nodes; if this cluster grows by itself, say to what (resources.grows_to: cluster.yaml)"
@@ -120,8 +122,8 @@ def starving(asked: Iterable[Ask]) -> list[str]:
 def _remedy(ask: Ask, capacity: Capacity) -> str:
     largest = max((node.cpus for node in capacity.nodes), default=0)
     if room(replace(ask, memory=0), capacity) >= _needed(ask):
-        field = {"crop": "crop.rows_per_shard", "evaluate": "evaluate.features both"}.get(
-            ask.stage, "encode.batch_size or crop.rows_per_shard"
+        field = {"crop": "crop.max_pixels", "evaluate": "evaluate.features both"}.get(
+            ask.stage, "encode.batch_size or crop.shard_mb"
         )
         return f"take nodes with more memory, or lower {field}"
     if (largest and ask.cpus > largest) or ask.together:
@@ -162,9 +164,7 @@ def asks(stage: str, config: Config, capacity: Capacity) -> list[Ask]:
 
 
 def _crop(config: Config, capacity: Capacity) -> list[Ask]:
-    # The images of a shard as they are stored, once as rows and once as the Parquet file.
-    memory = _PROCESS + _DECODED + 2 * config.crop.rows_per_shard * _STORED_IMAGE
-    return [Ask("crop", "tasks", 1, 0, int(memory), capacity.cpus)]
+    return [Ask("crop", "tasks", 1, 0, int(_PROCESS + _DECODED + _IN_FLIGHT), capacity.cpus)]
 
 
 def _encode(config: Config, capacity: Capacity) -> list[Ask]:
@@ -184,7 +184,9 @@ def _forward(stage: str, config: Config, capacity: Capacity) -> Ask:
     side = 64 if config.encode.backbone == "tiny" else 224
     side = max(config.encode.input_size or side, config.evaluate.input_size or 0)
     activations = config.encode.batch_size * side**2 * _ACTIVATIONS * (0.1 if config.encode.backbone == "tiny" else 1)
-    shard = config.crop.rows_per_shard * (_STORED_IMAGE + 2 * 2 * feature_dim(config) * config.crop.patches)
+    shard = config.crop.images_per_shard(_STORED_IMAGE) * (
+        _STORED_IMAGE + 2 * 2 * feature_dim(config) * config.crop.patches
+    )
     return Ask(stage, "workers", cpus, gpus, int(_TORCH_PROCESS + activations + shard), workers)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -96,6 +96,12 @@ class Plan:
         weights = self.config.knowledge.weights
         return [s.name for s in self.sources if weights.get(s.name, 1.0) > 0] != ["names"]
 
+    def with_mended(self) -> Plan:
+        """The plan with what crop took in later by its receipt, which all stages after crop depend on."""
+        receipt = self.receipts.done("crop", self.fingerprints["crop"])
+        inputs = replace(self.inputs, mended=receipt.details.get("mended", "") if receipt else "")
+        return replace(self, inputs=inputs, fingerprints=stage_fingerprints(self.config, inputs))
+
     def _rows(self, names: tuple[str, ...]) -> list[int]:
         row = {name: i for i, name in enumerate(self.class_names)}
         return [row[name] for name in names]
@@ -138,7 +144,7 @@ def make_plan(config: Config, *, fresh: bool = False) -> Plan:
     for problem in plan.problems():
         if not all(source.known_C.all() for source in sources):
             plan.known(problem)
-    return plan
+    return plan.with_mended()
 
 
 def write_plan(plan: Plan) -> None:

@@ -99,6 +99,7 @@ def run_stages(plan: Plan, stages: Sequence[str], *, quiet: bool = False) -> lis
         if receipt is None:
             _require_inputs(plan, stage, stages)
             receipt = _run_stage(plan, stage, quiet)
+            plan = plan.with_mended() if stage == "crop" else plan
             say(summary_line(receipt))
         else:
             say(f"{summary_line(receipt)}  [done before, nothing to do]")

@@ -6,6 +6,7 @@ import io
 import os
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
 from typing import IO, TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vgse.storage.s3_requests import S3Requests
 
 _PARTIAL = ".partial"
+_UPLOAD_PART = 16 << 20
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}
 
 
@@ -189,6 +191,34 @@ class Storage:
                 if fs.exists(partial):
                     fs.rm_file(partial)
                 raise
+
+    @contextmanager
+    def writing(self, uri: str) -> Iterator[IO[bytes]]:
+        """A file to write piece by piece, for what should not be held in memory whole: it appears whole at the end of
+        the block, or not at all where the block raises. What goes to a store is collected on local disk first."""
+        local = protocol(uri) == "file"
+        with explained(uri, writing=True):
+            fs, path = self._open_fs(uri)
+            if local:
+                fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            partial = Path(f"{path if local else Path(gettempdir()) / 'vgse'}.{uuid.uuid4().hex}{_PARTIAL}")
+            sink = partial.open("wb")
+        try:
+            with sink:
+                yield sink
+            with explained(uri, writing=True):
+                partial.replace(path) if local else self._upload(partial, uri)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _upload(self, source: Path, uri: str) -> None:
+        fs, path = self._open_fs(uri)
+        if protocol(uri) not in _OBJECT_STORES:
+            self.write_bytes(uri, source.read_bytes())
+            return
+        # In parts, few at a time; a store shows an object when its last part has arrived.
+        parts = {"chunksize": _UPLOAD_PART, "max_concurrency": 2} if protocol(uri) in S3 else {}
+        fs.put_file(str(source), path, **parts)
 
     def remove_tree(self, uri: str) -> None:
         """Removes a file or folder with all below it; nothing there is no error."""

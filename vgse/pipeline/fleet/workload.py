@@ -88,7 +88,7 @@ def _problems(config: Config) -> int:
 
 
 def _shards(config: Config, counts: Counts) -> int:
-    return -(-counts.images // config.crop.rows_per_shard)
+    return -(-counts.images // config.crop.images_per_shard(STORED_BYTES))
 
 
 def _crop(config: Config, counts: Counts, costs: UnitCosts) -> Work:
