@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import signal
-import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,6 +16,7 @@ import yaml
 from odd_images import UNUSABLE, USABLE
 from PIL import Image
 
+from benchmarks.worker_kills import WorkerKiller
 from vgse.cli import main, run
 from vgse.config_loading import parse_config
 from vgse.data.readers import read_images
@@ -130,45 +126,13 @@ def test_odd_images_are_cropped_right(cropped):
         assert image.size == {"one pixel": (1, 1), "strip": (700, 2)}.get(image_id.split("/")[2][:-10], (32, 32))
 
 
-class Killer(threading.Thread):
-    """Kills one worker of this session's Ray while it crops."""
-
-    def __init__(self, folder):
-        super().__init__(daemon=True)
-        self._folder, self.killed = folder, []
-
-    def run(self):
-        end = time.monotonic() + 120
-        while time.monotonic() < end and not self.killed:
-            if list(self._folder.glob("patches/part-*.parquet")) and (workers := cropping(os.getpid())):
-                os.kill(workers[0], signal.SIGKILL)
-                self.killed = workers[:1]
-            time.sleep(0.01)
-
-
-def cropping(ancestor):
-    """Processes below `ancestor` that are cropping at this moment."""
-    parents, titles = {}, {}
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit():
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                titles[int(entry.name)] = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-    below = {ancestor}
-    while more := {pid for pid, parent in parents.items() if parent in below} - below:
-        below |= more
-    return [pid for pid in below if b"crop_units" in titles.get(pid, b"")]
-
-
 def test_a_killed_worker_and_other_shards_leave_the_digest_as_it_was(crawl, cropped, tmp_path):
     values, folder = crawl[0], tmp_path / "run"
-    killer = Killer(folder)
+    killer = WorkerKiller("crop_units", [0.2])
     killer.start()
     run(parse_config({**values, "run": str(folder), "crop": {"rows_per_shard": 97}}, "test.yaml"), ["crop"])
-    killer.join()
-    assert killer.killed
+    killer.stop()
+    assert len(killer.killed) == 1
     assert receipt(folder)["details"]["digest"] == receipt(cropped)["details"]["digest"]
     assert receipt(folder)["details"]["shards"] == 64 > receipt(cropped)["details"]["shards"]
     assert quarantine(folder).equals(quarantine(cropped))
