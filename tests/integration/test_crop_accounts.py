@@ -18,12 +18,16 @@ from PIL import Image
 
 from benchmarks.worker_kills import WorkerKiller
 from vgse.cli import main, run
+from vgse.config import CropConfig
 from vgse.config_loading import parse_config
 from vgse.data.readers import read_images
+from vgse.errors import VgseError
 from vgse.pipeline.accounts import digest
+from vgse.pipeline.board import Board
 from vgse.pipeline.crop import retry_quarantined
-from vgse.pipeline.crop_shard import crop_image
+from vgse.pipeline.crop_shard import crop_image, crop_units
 from vgse.pipeline.plan import make_plan
+from vgse.storage import Storage
 
 GOOD, BAD_OF_A_KIND, CLASSES = 5000, 100, 25
 
@@ -136,6 +140,16 @@ def test_a_killed_worker_and_other_shards_leave_the_digest_as_it_was(crawl, crop
     assert receipt(folder)["details"]["digest"] == receipt(cropped)["details"]["digest"]
     assert receipt(folder)["details"]["shards"] == 64 > receipt(cropped)["details"]["shards"]
     assert quarantine(folder).equals(quarantine(cropped))
+
+
+def test_a_unit_whose_worker_always_dies_ends_the_stage(ray_session, tmp_path):
+    board = Board()
+    for _ in range(50):
+        board.attempt(7)
+    unit = pa.table({"uri": ["u"], "group": [7], "unit": [7]})
+    with pytest.raises(VgseError, match=r"died 50 times on part-00007.parquet"):
+        crop_units(unit, storage=Storage(), run=str(tmp_path), crop=CropConfig(), board=board)
+    assert isinstance(board.error(), VgseError)
 
 
 # ---- smaller runs on the demo's 192 images

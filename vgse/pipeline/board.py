@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ class _BoardActor:
     def __init__(self) -> None:
         self._notes: list[tuple[str, Any]] = []
         self._error: Exception | None = None
+        self._attempts: Counter[int] = Counter()
 
     def pin(self, kind: str, content: Any) -> None:
         self._notes.append((kind, content))
@@ -26,6 +28,10 @@ class _BoardActor:
 
     def error(self) -> Exception | None:
         return self._error
+
+    def attempt(self, task: int) -> int:
+        self._attempts[task] += 1
+        return self._attempts[task]
 
     def take(self) -> list[tuple[str, Any]]:
         notes, self._notes = self._notes, []
@@ -49,6 +55,10 @@ class Board:
     def error(self) -> Exception | None:
         """The error left by a worker, if any."""
         return ray.get(self._actor.error.remote())
+
+    def attempt(self, task: int) -> int:
+        """On a worker: how often this task was begun, this time included; more than once where a worker died."""
+        return ray.get(self._actor.attempt.remote(task))
 
     @contextmanager
     def reporting(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from vgse.data.readers import read_images
 from vgse.data.units import cut_units
-from vgse.errors import DataError, VgseError
+from vgse.errors import DataError
 from vgse.pipeline.accounts import (
     committed_digests,
     committed_images,
@@ -40,8 +40,6 @@ __all__ = ["committed_images", "outputs", "retry_quarantined", "run", "shard_nam
 _SAMPLE = 24
 # Bytes of a row beside its image and boxes, and of a whole row where none of the sample can be used.
 _ROW, _UNKNOWN = 200, 36_000
-# Deaths of a worker that one unit survives: any number of preempted machines, but not an image that always kills.
-_DEATHS = 50
 
 
 def outputs(plan: Plan) -> list[str]:
@@ -182,18 +180,11 @@ def _crop(plan: Plan, units: list[_Unit], tally: _Tally, progress: Progress) -> 
     board = Board()
     work = partial(crop_units, storage=plan.storage, run=plan.run, crop=plan.config.crop, board=board)
     (ask,) = session.asks("crop", plan.config)
-    dataset = ray.data.from_arrow(blocks).map_batches(
-        work, batch_size=None, batch_format="pyarrow", max_retries=_DEATHS, **ask.remote()
-    )
-    try:
-        for row in board.rows(dataset):
-            progress.advance(row["rows"])
-            tally.add(json.loads(row["reasons"]))
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-        raise VgseError(
-            f"crop: a worker process died {_DEATHS} times on the same shard ({error})\n  -> give the workers more "
-            "memory; if that is not it, an image crashes its decoder: run again and watch which shard never appears"
-        ) from None
+    # Ray Data runs the task of a worker that died again, without limit; crop_units sets one.
+    dataset = ray.data.from_arrow(blocks).map_batches(work, batch_size=None, batch_format="pyarrow", **ask.remote())
+    for row in board.rows(dataset):
+        progress.advance(row["rows"])
+        tally.add(json.loads(row["reasons"]))
 
 
 def _refused_before(plan: Plan, pending: list[_Unit]) -> pa.Table:

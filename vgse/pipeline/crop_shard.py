@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from vgse.config import CropConfig
 from vgse.data.readers import read_images
-from vgse.errors import StorageError
+from vgse.errors import StorageError, VgseError
 from vgse.patches import ImageError, cap_short_side, decode, propose_boxes
 from vgse.pipeline.accounts import QUARANTINE_SCHEMA, row_digest, shard_name
 from vgse.storage import Storage, join
@@ -27,6 +27,8 @@ from vgse.storage import Storage, join
 # Images per row group of a shard (2.3 MB at short side 256): fine-tuning reads a few images at a time, while those who
 # list a shard's images make a request per group.
 _ROWS_PER_GROUP = 64
+# How often a unit is begun: after any number of preempted machines, but not for ever where an image kills its worker.
+_ATTEMPTS = 50
 
 PATCH_SCHEMA = pa.schema(
     [
@@ -54,6 +56,10 @@ def crop_units(batch: pa.Table, *, storage: Storage, run: str, crop: CropConfig,
 
     Returns:
         Per unit the number of its `rows`, and as JSON how many of them were refused, by reason (`reasons`).
+
+    Raises:
+        VgseError: the unit's worker has died too often.
+        StorageError: an image is there, but cannot be read.
     """
     import cv2
 
@@ -61,11 +67,21 @@ def crop_units(batch: pa.Table, *, storage: Storage, run: str, crop: CropConfig,
     done = []
     with board.reporting():
         for entry in batch.to_pylist():
+            _check_attempts(entry, board.attempt(entry["unit"]))
             with storage.open(entry["uri"]) as source:
                 unit = pq.ParquetFile(source).read_row_group(entry["group"]).to_pandas()
             reasons = write_shard(storage, run, entry["unit"], unit, crop)
             done.append({"rows": len(unit), "reasons": json.dumps(reasons)})
     return pa.Table.from_pylist(done)
+
+
+def _check_attempts(entry: dict[str, Any], attempt: int) -> None:
+    if attempt > _ATTEMPTS:
+        raise VgseError(
+            f"crop: a worker process died {attempt - 1} times on {shard_name(entry['unit'])}\n  -> give the workers more "
+            f"memory; if that is not it, one of its images (row group {entry['group']} of {entry['uri']}) crashes its "
+            "decoder: remove it"
+        )
 
 
 def write_shard(storage: Storage, run: str, number: int, unit: pd.DataFrame, crop: CropConfig) -> Counter[str]:
