@@ -68,10 +68,10 @@ def crop_image(source: Path, size: int) -> float:
 def stored(data: list[bytes]) -> list[tuple[bytes, np.ndarray]]:
     """What crop keeps of photographs: its rows' images and boxes."""
     from vgse.config import CropConfig
-    from vgse.pipeline.crop import _crop_image
+    from vgse.pipeline.crop_shard import crop_image as crop_one
 
     row = SimpleNamespace(image_id="", class_name="", uri="", role="train", rank=0)
-    rows = [_crop_image(row, each, CropConfig()) for each in data]
+    rows = [crop_one(row, each, CropConfig()) for each in data]
     return [(each["image"], each["boxes"]) for each in rows]
 
 

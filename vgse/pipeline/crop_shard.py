@@ -78,9 +78,9 @@ def crop_units(batch: pa.Table, *, storage: Storage, run: str, crop: CropConfig,
 def _check_attempts(entry: dict[str, Any], attempt: int) -> None:
     if attempt > _ATTEMPTS:
         raise VgseError(
-            f"crop: a worker process died {attempt - 1} times on {shard_name(entry['unit'])}\n  -> give the workers more "
-            f"memory; if that is not it, one of its images (row group {entry['group']} of {entry['uri']}) crashes its "
-            "decoder: remove it"
+            f"crop: a worker process died {attempt - 1} times on {shard_name(entry['unit'])}\n  -> give the workers "
+            f"more memory; if that is not it, one of its images (row group {entry['group']} of {entry['uri']}) crashes "
+            "its decoder: remove it"
         )
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from vgse.config import CropConfig
-from vgse.data.manifest import list_images, work_units
+from vgse.data.manifest import list_images
 from vgse.data.readers import read_images
+from vgse.data.units import cut_units
 from vgse.patches import ImageError, cut_patches, decode_image, propose_boxes
-from vgse.pipeline.crop import bytes_read
+from vgse.pipeline.crop_shard import bytes_read
 from vgse.storage import Storage
 
 # Images per task: a quarter of a second of work, beside which the milliseconds that Ray takes for a task are small.
@@ -54,7 +55,8 @@ def patch_dataset(
         raise ValueError(f"size must be at least 1, got {size}")
     storage, crop = storage or Storage(), crop or CropConfig()
     frame = list_images(storage, images, layout)
-    blocks = [pa.Table.from_pandas(unit, preserve_index=False) for unit in work_units(frame, _IMAGES_PER_TASK)]
+    units = cut_units(frame, _IMAGES_PER_TASK)
+    blocks = [pa.Table.from_pandas(frame.iloc[rows], preserve_index=False) for rows in units]
     work = partial(_cut_block, storage=storage, crop=crop, size=size)
     return ray.data.from_arrow(blocks).map_batches(work, batch_size=None, batch_format="pyarrow", num_cpus=1)
 
