@@ -9,7 +9,8 @@ WITHOUT_RAY = ["vgse.config", "vgse.config_loading", "vgse.errors", "vgse.storag
                "vgse.data.manifest", "vgse.data.splits", "vgse.data.words", "vgse.data.demo_images", "vgse.patches",
                "vgse.clustering.training", "vgse.clustering.backbones", "vgse.relation", "vgse.zsl.protocol",
                "vgse.zsl.table", "vgse.zsl.standalone", "vgse.data.knowledge",
-               "vgse.clustering.patch_order"]  # fmt: skip
+               "vgse.clustering.patch_order", "vgse.tuning.space", "vgse.tuning.journal",
+               "vgse.report.tuning"]  # fmt: skip
 WITHOUT_TORCH = [
     "vgse.relation",
     "vgse.data.splits",
@@ -19,6 +20,8 @@ WITHOUT_TORCH = [
     "vgse.patches",
     "vgse.clustering.patch_order",
     "vgse.cli",
+    "vgse.tuning.space",
+    "vgse.report.tuning",
 ]
 
 

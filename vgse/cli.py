@@ -26,6 +26,7 @@ _COMMANDS = {
     "embed": "class embeddings of the seen classes",
     "relate": "class embeddings of the unseen classes",
     "evaluate": "zero-shot and generalised zero-shot figures, with controls; also of anyone's files (--features ...)",
+    "tune": "a campaign of trials over the search space in `tune`: the best settings on the val classes",
     "check": "read and check everything a run needs, without running it",
     "status": "what a run directory holds, and proof that every image is accounted for; --verify reads every byte",
     "demo": "the whole way on a small embedded data set, no download",
@@ -37,6 +38,7 @@ vgse run CONFIG.yaml --relate.alpha -0.05     with a setting changed (re-runs wh
 vgse run CONFIG.yaml --help                   every setting with its meaning
 vgse check CONFIG.yaml --on cluster.yaml       where each stage runs on a cluster, how long, at what price
   --images N --seen N --unseen N               ... planned from counts, reading no data
+vgse tune CONFIG.yaml                         runs or continues a campaign over the file's `tune` section
 vgse evaluate --features res101.mat --splits att_splits.mat --embeddings mine.npz
                                               anyone's embeddings, judged the same way
 """
@@ -96,10 +98,16 @@ def _dispatch(arguments: list[str]) -> None:
     elif command == "status":
         _status(rest)
     else:
-        retry = command == "crop" and _RETRY in rest
-        rest = [argument for argument in rest if not (retry and argument == _RETRY)]
-        stages = STAGES if command == "run" else [command]
-        _check(rest) if command == "check" else run(_config(command, rest), stages, retry_quarantined=retry)
+        if command == "check":
+            _check(rest)
+        elif command == "tune":
+            from vgse.pipeline.tune import tune
+
+            tune(_config(command, rest))
+        else:
+            retry = command == "crop" and _RETRY in rest
+            rest = [argument for argument in rest if not (retry and argument == _RETRY)]
+            run(_config(command, rest), STAGES if command == "run" else [command], retry_quarantined=retry)
 
 
 def _config(command: str, rest: list[str]) -> Config:

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from vgse.config_inputs import DataConfig, KnowledgeConfig, StorageConfig
 from vgse.config_section import Section
+from vgse.config_tuning import TuneConfig
 
 # YAML reads a bare true or false as a truth value.
 Switch = Annotated[
@@ -221,6 +222,8 @@ class Config(Section):
     """Zero-shot evaluation."""
     resources: ResourcesConfig = ResourcesConfig()
     """Workers, CPUs and GPUs."""
+    tune: TuneConfig = TuneConfig()
+    """Tuning campaigns."""
 
     @model_validator(mode="after")
     def _frozen_needs_a_trained_backbone(self) -> Config:

@@ -34,8 +34,9 @@ def apply_overrides(config: Config, overrides: Sequence[str], *, program: str = 
         changed = tyro.cli(Config, default=config, args=list(overrides), prog=f"{program} CONFIG")
     except ValidationError as error:
         raise ConfigError(_explain(error, "command line"), "mend the option(s) named above") from None
-    # tyro rebuilds each section without the fields it hides, so the credentials are put back.
-    return changed.model_copy(update={"storage": _with_credentials(changed, config)})
+    # tyro rebuilds each section without the fields it hides, so the credentials and the search space are put back.
+    tune = changed.tune.model_copy(update={"space": config.tune.space})
+    return changed.model_copy(update={"storage": _with_credentials(changed, config), "tune": tune})
 
 
 def parse_config(values: Any, source: str) -> Config:
@@ -92,14 +93,15 @@ def _explain(error: ValidationError, source: str) -> str:
 def _explain_one(detail: Any) -> str:
     path = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return f"{path}: unknown key{_nearest(path)}"
+        return f"{path}: unknown key{nearest(path)}"
     if detail["type"] == "missing":
         return f"{path}: missing; it has no default"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{path}: {message}" if path else message
 
 
-def _nearest(path: str) -> str:
+def nearest(path: str) -> str:
+    """What to say of an unknown field: the nearest right name, or those there are."""
     parent, _, key = path.rpartition(".")
     siblings = [p for p in field_paths() if p.rpartition(".")[0] == parent]
     elsewhere = [p for p in field_paths() if p.rpartition(".")[2] == key]

@@ -13,6 +13,7 @@ import shutil
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from vgse.data.words import prepare_words
 from vgse.pipeline.crop import committed_images
@@ -54,32 +55,40 @@ def serving(plan: Plan, problem: Problem) -> Problem:
 def run(plan: Plan, progress: Progress) -> StageOutcome:
     """Trains every problem's network."""
     frame = committed_images(plan)
-    finetune = plan.config.cluster.mode == "finetune"
-    tasks, rows = [], 0
-    for problem in fitted_problems(plan):
-        chosen = training_rows(frame, problem, plan)
-        label = {name: i for i, name in enumerate(problem.seen)}
-        labels = frame.class_name[chosen].map(label).to_numpy(np.int64)
-        words = prepare_words(plan.words(problem.seen), np.ones(len(problem.seen), bool), "centred")
-        tasks.append(
-            FitTask(
-                name=problem.name,
-                folder=network_folder(plan, problem),
-                recipe=NetworkRecipe.of(plan.config, len(problem.seen), words.shape[1], problem.draw),
-                words_SW=words,
-                features=None if finetune else patch_features(plan, frame, chosen),
-                layout=patch_layout(frame, chosen, labels) if finetune else None,
-                labels_I=labels,
-                patches=plan.config.crop.patches,
-                heads=frozen_heads(plan, problem) if plan.config.cluster.heads_from else None,
-                validation=validation_task(plan, frame, problem),
-            )
-        )
-        rows += len(labels) * plan.config.crop.patches
+    tasks = [fit_task(plan, frame, problem, network_folder(plan, problem)) for problem in fitted_problems(plan)]
+    rows = sum(len(task.labels_I) for task in tasks) * plan.config.crop.patches
     steps = rows * plan.config.cluster.epochs
     progress.start(steps, "patches")
     _train(plan, tasks, progress)
     return StageOutcome(rows, steps, unit="patches", details={"fits": _finish(plan, tasks)})
+
+
+def fit_task(plan: Plan, frame: pd.DataFrame, problem: Problem, folder: str) -> FitTask:
+    """What trains the network of `problem`, one of `fitted_problems`.
+
+    Args:
+        plan: the run.
+        frame: its committed images in shard order.
+        problem: whose network.
+        folder: where its checkpoints and journal go.
+    """
+    finetune = plan.config.cluster.mode == "finetune"
+    chosen = training_rows(frame, problem, plan)
+    label = {name: i for i, name in enumerate(problem.seen)}
+    labels = frame.class_name[chosen].map(label).to_numpy(np.int64)
+    words = prepare_words(plan.words(problem.seen), np.ones(len(problem.seen), bool), "centred")
+    return FitTask(
+        name=problem.name,
+        folder=folder,
+        recipe=NetworkRecipe.of(plan.config, len(problem.seen), words.shape[1], problem.draw),
+        words_SW=words,
+        features=None if finetune else patch_features(plan, frame, chosen),
+        layout=patch_layout(frame, chosen, labels) if finetune else None,
+        labels_I=labels,
+        patches=plan.config.crop.patches,
+        heads=frozen_heads(plan, problem) if plan.config.cluster.heads_from else None,
+        validation=validation_task(plan, frame, problem),
+    )
 
 
 def _train(plan: Plan, tasks: list[FitTask], progress: Progress) -> None:

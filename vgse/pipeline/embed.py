@@ -49,15 +49,12 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
     frame = committed_images(plan)
     finetune = plan.config.cluster.mode == "finetune"
     problems = list(plan.problems())
-    tasks = [_task(plan, problem, finetune) for problem in problems]
+    tasks = [embed_task(plan, problem, finetune) for problem in problems]
     sums = {task.name: ClassEmbeddingSums(task.classes, task.recipe.num_clusters) for task in tasks}
     shards = frame.shard.unique()
     progress.start(len(frame), "images")
-    for row in _embedded(plan, tasks, _blocks(plan, frame, problems), len(shards)):
-        for name, part in zip(row["problem"], row["sums"], strict=True):
-            sums[name].sums_SK += np.frombuffer(part).reshape(sums[name].sums_SK.shape)
-        for name, part in zip(row["problem"], row["counts"], strict=True):
-            sums[name].counts_S += np.frombuffer(part, np.int64)
+    for row in _embedded(plan, tasks, shard_blocks(plan, frame, problems), len(shards)):
+        add_shard(sums, row)
         progress.advance(row["rows"])
     used = 0
     for problem in problems:
@@ -66,6 +63,13 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
     main = next(problem for problem in problems if problem.main)
     details = {"features_mat": write_features_mat(plan, frame, main, features_folder(plan, main))}
     return StageOutcome(len(frame), used, details=details)
+
+
+def add_shard(sums: dict[str, ClassEmbeddingSums], row: dict[str, Any]) -> None:
+    """Adds what a worker answered about one shard to the sums, by problem."""
+    for name, part, counts in zip(row["problem"], row["sums"], row["counts"], strict=True):
+        sums[name].sums_SK += np.frombuffer(part).reshape(sums[name].sums_SK.shape)
+        sums[name].counts_S += np.frombuffer(counts, np.int64)
 
 
 def read_embeddings(plan: Plan, problem: Problem) -> SeenEmbeddings:
@@ -82,7 +86,8 @@ def features_folder(plan: Plan, problem: Problem) -> str:
     return plan.uri("embeddings", serving(plan, problem).name)
 
 
-def _task(plan: Plan, problem: Problem, finetune: bool) -> EmbedTask:
+def embed_task(plan: Plan, problem: Problem, finetune: bool) -> EmbedTask:
+    """What a worker needs to embed the classes of `problem` with the network that serves it."""
     fitted = serving(plan, problem)
     return EmbedTask(
         name=problem.name,
@@ -95,7 +100,7 @@ def _task(plan: Plan, problem: Problem, finetune: bool) -> EmbedTask:
     )
 
 
-def _blocks(plan: Plan, frame: pd.DataFrame, problems: list[Problem]) -> list[pa.Table]:
+def shard_blocks(plan: Plan, frame: pd.DataFrame, problems: list[Problem]) -> list[pa.Table]:
     """One block per shard: for each problem, every image's class row (-1: not used) and whether its features count."""
     patched = patches_wanted(frame, plan)
     oracle = (frame.role == "train").to_numpy() & (frame["rank"] < plan.config.encode.oracle_images).to_numpy()

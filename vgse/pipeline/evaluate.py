@@ -208,7 +208,7 @@ def _start(plan: Plan, frame: pd.DataFrame, each: Round, settings: ZslSettings, 
     def task(function: Any) -> Any:
         return ray.remote(max_retries=3, **options)(function)
 
-    episodes = [_episode(plan, frame, problem) for problem in problems]
+    episodes = [problem_episode(plan, frame, problem) for problem in problems]
     prepared = [task(prepare).remote(episode, accumulated(episode, settings)) for episode in episodes]
     groups = [shared[first::tasks] for first in range(min(tasks, len(shared)))]
     judged = [
@@ -228,7 +228,7 @@ def _as_they_come(pending: list[Any]) -> Iterator[Results]:
 
 def prepared_episode(plan: Plan, frame: pd.DataFrame, problem: Problem, settings: ZslSettings) -> PreparedEpisode:
     """A problem's images with all that does not depend on class embeddings."""
-    episode = _episode(plan, frame, problem)
+    episode = problem_episode(plan, frame, problem)
     return PreparedEpisode(episode, settings, accumulated(episode, settings))
 
 
@@ -247,7 +247,8 @@ def problem_arms(plan: Plan, problem: Problem, embeddings: SeenEmbeddings, r_US:
     )
 
 
-def _episode(plan: Plan, frame: pd.DataFrame, problem: Problem) -> Episode:
+def problem_episode(plan: Plan, frame: pd.DataFrame, problem: Problem) -> Episode:
+    """The images that a problem is judged on, with their features."""
     row_of = {name: i for i, name in enumerate(problem.classes)}
     labels = frame.class_name.map(row_of).fillna(-1).to_numpy(np.int64)
     folder = features_folder(plan, problem)

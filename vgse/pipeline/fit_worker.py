@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,10 +14,24 @@ from vgse.pipeline.fit_task import FitTask
 from vgse.pipeline.frozen_heads import load_heads
 from vgse.storage import Storage
 
+if TYPE_CHECKING:
+    from vgse.clustering.training import Validate
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which worker of a group this is: its rank, their number, how many of them share this machine, its device."""
+
+    rank: int = 0
+    world: int = 1
+    on_node: int = 1
+    device: Any = "cpu"
+
 
 def train_problems(settings: dict[str, Any]) -> None:
     """Runs on every worker of the group: all fits, one after the other; see `cluster` for the settings."""
-    import torch
+    import ray.train
+    import ray.train.torch
 
     from vgse.pipeline.session import keep_freed_memory, limit_threads
 
@@ -25,18 +41,37 @@ def train_problems(settings: dict[str, Any]) -> None:
     if board.error() is not None:
         # A typed error ends the stage; a group started again after it has nothing to do.
         return
-    torch.set_float32_matmul_precision("high")
+    context = ray.train.get_context()
+    place = Place(
+        context.get_world_rank(), context.get_world_size(), context.get_local_world_size(), ray.train.torch.get_device()
+    )
     try:
         for task in settings["tasks"]:
-            _fit(task, settings)
+            train_fit(task, settings, place, ray.train.report)
     except VgseError as error:
         board.fail(error)
         raise
 
 
-def _fit(task: FitTask, settings: dict[str, Any]) -> None:
-    import ray.train
-    import ray.train.torch
+def train_fit(
+    task: FitTask,
+    settings: dict[str, Any],
+    place: Place,
+    report: Callable[[dict[str, Any]], None],
+    on_step: Callable[[int, int], None] = lambda step, steps: None,
+    looked: Callable[[Validate], Validate] = lambda validate: validate,
+) -> None:
+    """Trains one problem's network, or goes on with it, or finds it finished.
+
+    Args:
+        task: what is trained, and where it is kept.
+        settings: of the group of workers, see `cluster`.
+        place: of this worker in it.
+        report: told every epoch's figures, after its checkpoint.
+        on_step: called with (step, steps in all) after every step.
+        looked: what becomes of the validation while training.
+    """
+    import torch
 
     from vgse.clustering.checkpoints import Checkpoints
     from vgse.clustering.compiling import compile_backbone
@@ -45,11 +80,11 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
     from vgse.pipeline.session import free_memory
     from vgse.pipeline.validation import Validation
 
+    torch.set_float32_matmul_precision("high")
     storage: Storage = settings["storage"]
     cluster: ClusterConfig = settings["cluster"]
     seed = task.recipe.seed
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    rank, world = place.rank, place.world
     checkpoints = Checkpoints(storage, task.folder, cluster.keep_best)
     journal = FitJournal(
         task.name, task.folder, storage, settings["board"], len(task.labels), task.patches, cluster, rank, world
@@ -59,19 +94,22 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
     network = task.recipe.build(storage)
     if task.heads is not None:
         load_heads(network, storage, task.heads)
-    device = ray.train.torch.get_device()
     if cluster.compile and network.backbone is not None:
-        reason = compile_backbone(network.backbone.to(device), cluster.mixed_precision)
+        reason = compile_backbone(network.backbone.to(place.device), cluster.mixed_precision)
         if reason and rank == 0:
             settings["board"].pin("say", f"cluster: {task.name} trains without torch.compile ({reason})")
     # A finished fit is only loaded, and its features are not worth reading.
     finished = saved is not None and saved.state["finished"]
-    memory = 0 if finished else free_memory() // 2 // context.get_local_world_size()
+    memory = 0 if finished else free_memory() // 2 // place.on_node
     source = task.source(settings, network, rank, world, memory, (lambda said: None) if finished else journal.say)
 
     def on_epoch(figures: dict[str, float]) -> None:
         journal.epoch(figures)
-        ray.train.report({"fit": task.name, **figures})
+        report({"fit": task.name, **figures})
+
+    def stepped(step: int, steps: int) -> None:
+        journal.step(step, steps)
+        on_step(step, steps)
 
     fit(
         network,
@@ -79,10 +117,10 @@ def _fit(task: FitTask, settings: dict[str, Any]) -> None:
         _tensor(task.words_SW),
         fit_settings(cluster, seed),
         checkpoints=checkpoints,
-        device=device,
+        device=place.device,
         on_epoch=on_epoch,
-        on_step=journal.step,
-        validate=Validation(task.validation, storage, settings["threads"]) if task.validation else None,
+        on_step=stepped,
+        validate=looked(Validation(task.validation, storage, settings["threads"])) if task.validation else None,
     )
     journal.end()
 

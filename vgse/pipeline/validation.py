@@ -100,12 +100,16 @@ class Validation:
         task: what to validate on.
         storage: where pixels are read from.
         threads: CPUs of this worker.
+
+    Attributes:
+        prepared: the judged images with all that does not depend on the network, once there was a look at them in
+            frozen mode; another fit on the same images may begin with it.
     """
 
     def __init__(self, task: ValidationTask, storage: Storage, threads: int = 1) -> None:
         self._task, self._storage, self._threads = task, storage, threads
         self._settings = ZslSettings(models=("eszsl",))
-        self._prepared: PreparedEpisode | None = None
+        self.prepared: PreparedEpisode | None = None
 
     def __call__(self, network: Any) -> dict[str, float]:
         """Fractions in 0..1, the same on all ranks; none where the embeddings tell no classes apart."""
@@ -158,12 +162,12 @@ class Validation:
         from vgse.zsl.prepared import scaled_embeddings
 
         try:
-            if features_NF is not None or self._prepared is None:
-                self._prepared = PreparedEpisode(self._episode(features_NF), self._settings)
+            if features_NF is not None or self.prepared is None:
+                self.prepared = PreparedEpisode(self._episode(features_NF), self._settings)
             centre, match = self._settings.centre_embeddings, self._settings.match_lengths
             scaled_CK = scaled_embeddings(embeddings_CK, self._task.seen_C, centre, match)
             model = Eszsl()
-            tried = try_grid(model, scaled_CK, self._prepared, model.grid(self._settings))
+            tried = try_grid(model, scaled_CK, self.prepared, model.grid(self._settings))
         except DataError:
             # Such as embeddings that are all the same after a first epoch: no reason to end the training.
             return [math.nan, math.nan]

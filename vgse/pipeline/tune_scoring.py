@@ -1,0 +1,174 @@
+"""Scoring a trial: what a network's class embeddings reach on the val classes under every scored setting.
+
+A relation depends on what classes are known by and not on the network, so every r is found once per campaign; so are
+the decompositions of the images that trials are judged on. What is left per trial and setting is a product and ESZSL's
+grid, which Ray tasks do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import ray
+from threadpoolctl import threadpool_limits
+
+from vgse.data.knowledge import check_weights
+from vgse.pipeline.crop import committed_images
+from vgse.pipeline.evaluate import problem_episode, zsl_settings
+from vgse.pipeline.normal_equations import accumulated
+from vgse.pipeline.plan import Plan, make_plan
+from vgse.pipeline.problems import Problem, Round
+from vgse.pipeline.relate import relation_settings
+from vgse.pipeline.session import limit_threads
+from vgse.relation import PreparedRelation
+from vgse.tuning.space import Space
+from vgse.zsl.choosing import choose
+from vgse.zsl.controls import carried
+from vgse.zsl.models import zsl_models
+from vgse.zsl.prepared import PreparedEpisode, scaled_embeddings
+from vgse.zsl.settings import ZslSettings
+
+
+@dataclass(frozen=True)
+class ScoredSetting:
+    """One scored setting made ready: r_US by the choice problem's name, and the evaluation's settings."""
+
+    relations: dict[str, np.ndarray]
+    settings: ZslSettings
+
+
+@dataclass(frozen=True)
+class Judge:
+    """All that trials on the same features are judged by.
+
+    Attributes:
+        rounds: the choice problems (folds) of every scored class split and seed.
+        scored: the scored settings, in order.
+        episodes: references to the prepared episodes, by problem name.
+    """
+
+    rounds: tuple[tuple[Problem, ...], ...]
+    scored: list[ScoredSetting]
+    episodes: dict[str, Any]
+
+    def figures(self, number: int, phi_SK: dict[str, np.ndarray]) -> dict[str, float]:
+        """val_T1 and val_H of one scored setting as `vgse evaluate` finds them while it makes its choices: the mean
+        over class splits and seeds of the best mean over folds.
+
+        Args:
+            number: of the setting.
+            phi_SK: seen embeddings by problem name.
+        """
+        scored = self.scored[number]
+        settings = scored.settings
+        (model,) = zsl_models(settings.models).values()
+        found = []
+        for problems in self.rounds:
+            episodes = [_episode(self.episodes[problem.name]) for problem in problems]
+            embeddings = [
+                scaled_embeddings(
+                    carried(phi_SK[problem.name], scored.relations[problem.name], problem.seen_mask),
+                    problem.seen_mask,
+                    settings.centre_embeddings,
+                    settings.match_lengths,
+                )
+                for problem in problems
+            ]
+            choice = choose(model, embeddings, episodes, settings)
+            found.append((choice.T1, choice.H))
+        T1, H = np.mean(found, axis=0).tolist()
+        return {"val_T1": T1, "val_H": H}
+
+
+def scored_settings(plan: Plan, space: Space, rounds: Sequence[Round]) -> list[ScoredSetting]:
+    """Every scored setting with its relations.
+
+    Raises:
+        UserError: a setting that cannot be used, such as a text file that is not there.
+    """
+    found, plans = [], dict[str, Plan]()
+    for settings in space.relations():
+        config = space.config(settings)
+        known = repr(config.knowledge.model_dump(exclude={"weights"}))
+        if config.knowledge.model_copy(update={"weights": {}}) == plan.config.knowledge.model_copy(
+            update={"weights": {}}
+        ):
+            plans.setdefault(known, plan)
+        if known not in plans:
+            plans[known] = make_plan(config)
+        of_setting = replace(plans[known], config=config)
+        check_weights(config.knowledge.weights, list(of_setting.sources))
+        relations = {problem.name: _relation(of_setting, problem) for each in rounds for problem in each.choices}
+        zsl = replace(zsl_settings(config), models=(space.base.tune.model,))
+        found.append(ScoredSetting(relations, zsl))
+    return found
+
+
+def _relation(plan: Plan, problem: Problem) -> np.ndarray:
+    known_CD, seen = plan.known(problem), len(problem.seen)
+    prepared = PreparedRelation(known_CD[:seen], relation_settings(plan.config.relate), plan.blocks)
+    return prepared(known_CD[seen:]).dense()
+
+
+def prepared_judge(plan: Plan, rounds: Sequence[Round], scored: list[ScoredSetting]) -> Judge:
+    """The judge of trials on the features of `plan`; its episodes are prepared by Ray tasks that this waits for."""
+
+    def prepare(episode: Any, statistics: Any, settings: ZslSettings) -> PreparedEpisode:
+        limit_threads(1)
+        return PreparedEpisode(episode, settings, statistics)
+
+    frame, settings = committed_images(plan), scored[0].settings
+    task = ray.remote(num_cpus=1, max_retries=3)(prepare)
+    episodes = {}
+    for problem in (problem for each in rounds for problem in each.choices):
+        episode = problem_episode(plan, frame, problem)
+        episodes[problem.name] = task.remote(episode, accumulated(episode, settings), settings)
+    ray.wait(list(episodes.values()), num_returns=len(episodes), fetch_local=False)
+    return Judge(tuple(each.choices for each in rounds), scored, episodes)
+
+
+def scored_by_tasks(judge: Any, count: int, phi_SK: dict[str, np.ndarray], own: int) -> list[dict[str, float]]:
+    """The figures of all scored settings, in order, by Ray tasks.
+
+    As many tasks as the waiting trial has CPUs run on these (and so ask for none); further ones run where CPUs are
+    free at the moment. What such a task has not begun when the others are done is done here after all.
+
+    Args:
+        judge: reference to a `Judge`.
+        count: its scored settings.
+        phi_SK: seen embeddings by problem name.
+        own: CPUs of the trial.
+    """
+    embeddings = ray.put(phi_SK)
+    lanes = own + int(ray.available_resources().get("CPU", 0))
+    groups = [range(count)[first::lanes] for first in range(min(lanes, count))]
+    mine: Any = ray.remote(num_cpus=0, max_retries=3)(_score)
+    free: Any = ray.remote(num_cpus=1, max_retries=3)(_score).options(scheduling_strategy="DEFAULT")
+    elsewhere = {group: free.remote(judge, embeddings, group) for group in groups[own:]}
+    found: dict[int, dict[str, float]] = {}
+    for reference in [mine.remote(judge, embeddings, group) for group in groups[:own]]:
+        found.update(ray.get(reference))
+    for group, reference in elsewhere.items():
+        waiting = [reference]
+        if not ray.wait(waiting, timeout=0)[0]:
+            waiting.append(mine.remote(judge, embeddings, group))
+        (first,), rest = ray.wait(waiting, num_returns=1)
+        found.update(ray.get(first))
+        for late in rest:
+            ray.cancel(late)
+    return [found[number] for number in range(count)]
+
+
+def _score(judge: Judge, phi_SK: dict[str, np.ndarray], numbers: range) -> dict[int, dict[str, float]]:
+    with threadpool_limits(1):
+        return {number: judge.figures(number, phi_SK) for number in numbers}
+
+
+@lru_cache(maxsize=16)
+def _episode(reference: Any) -> PreparedEpisode:
+    """Kept in the process for the next trial, with what it has mapped of the images."""
+    return ray.get(reference)
