@@ -123,11 +123,12 @@ def killed_campaign(folder: Path, path: Path) -> tuple[list[dict[str, Any]], lis
     shutil.rmtree(folder / "tuning", ignore_errors=True)
     at_kill = []
     for number in range(1, KILLS + 1):
+        before = epochs_done(folder)
         process = subprocess.Popen(command("tune", path), cwd=ROOT, stdout=sys.stderr, start_new_session=True)
-        while len(ended(folder)) < number:
+        # In the middle: trials have ended, and another has done some of its epochs since this start.
+        while len(ended(folder)) < number or epochs_done(folder) == before:
             assert process.poll() is None, "the campaign ended before it could be killed"
             time.sleep(0.05)
-        # Into the trials that run now.
         time.sleep(1.5)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -139,6 +140,11 @@ def killed_campaign(folder: Path, path: Path) -> tuple[list[dict[str, Any]], lis
 def ended(folder: Path) -> list[Path]:
     """The records of ended trials."""
     return list(folder.glob("tuning/campaigns/*/trials/*.json"))
+
+
+def epochs_done(folder: Path) -> int:
+    """Epochs in the journals of all fits."""
+    return sum(len(path.read_text().splitlines()) for path in folder.glob("tuning/fits/*/*/metrics.jsonl"))
 
 
 def best_run(folder: Path) -> tuple[float, float]:

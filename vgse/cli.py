@@ -14,7 +14,6 @@ from pathlib import Path
 from vgse import __version__
 from vgse.config import Config
 from vgse.config_loading import load_config
-from vgse.config_warnings import config_warnings
 from vgse.errors import UserError, VgseError
 from vgse.receipts import STAGES
 
@@ -130,15 +129,10 @@ def load_config_help(command: str) -> None:
 
 def run(config: Config, stages: Sequence[str], *, retry_quarantined: bool = False) -> None:
     """Runs `stages` of a checked configuration and prints what came of it."""
-    from vgse.pipeline.plan import make_plan
+    from vgse.pipeline.plan import announced_plan
     from vgse.pipeline.stage import run_stages
 
-    for sentence in config_warnings(config):
-        print(f"warning: {sentence}", file=sys.stderr)
-    plan = make_plan(config)
-    for sentence in plan.warnings():
-        print(f"warning: {sentence}", file=sys.stderr)
-    print(f"run directory: {plan.run}", flush=True)
+    plan = announced_plan(config)
     if retry_quarantined:
         from vgse.pipeline import crop
 

@@ -20,6 +20,7 @@ from vgse.pipeline.stage import summary_line
 from vgse.pipeline.trackers import check_trackers
 from vgse.receipts import STAGES
 from vgse.storage import Storage, join
+from vgse.tuning.space import read_space
 
 
 def check(config: Config, question: ClusterQuestion | None = None) -> Iterator[str]:
@@ -47,6 +48,9 @@ def check(config: Config, question: ClusterQuestion | None = None) -> Iterator[s
         yield f"warning: {sentence}"
     check_trackers(config.cluster.log_to)
     yield f"backbone  {check_backbone(plan)}"
+    if config.tune.space:
+        space = read_space(config)
+        yield f"campaign  {space.trials()} trials x {len(space.relations())} scored settings (vgse tune)"
     if question:
         seen, unseen = len(first.train) + len(first.val), len(first.unseen)
         counts = Counts(len(frame), int(roles.get("test", 0)), seen, unseen, question.bytes_per_image)

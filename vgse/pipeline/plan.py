@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,6 +16,7 @@ import yaml
 
 from vgse.config import Config, DataConfig
 from vgse.config_loading import fingerprint
+from vgse.config_warnings import config_warnings
 from vgse.data.knowledge import Source, check_weights, fuse, missing_report, read_sources
 from vgse.data.manifest import build_manifest, manifest_digest, manifest_from, manifest_table
 from vgse.data.readers.xlsa17 import image_files_uri, read_benchmark_files
@@ -145,6 +147,17 @@ def make_plan(config: Config, *, fresh: bool = False) -> Plan:
         if not all(source.known_C.all() for source in sources):
             plan.known(problem)
     return plan.with_mended()
+
+
+def announced_plan(config: Config) -> Plan:
+    """`make_plan`, with everything said that should be before any work starts."""
+    for sentence in config_warnings(config):
+        print(f"warning: {sentence}", file=sys.stderr)
+    plan = make_plan(config)
+    for sentence in plan.warnings():
+        print(f"warning: {sentence}", file=sys.stderr)
+    print(f"run directory: {plan.run}", flush=True)
+    return plan
 
 
 def write_plan(plan: Plan) -> None:

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from vgse.config import Config
-from vgse.config_warnings import config_warnings
 from vgse.errors import VgseError
-from vgse.pipeline.plan import Plan, make_plan
+from vgse.pipeline.plan import Plan, announced_plan, make_plan
 from vgse.pipeline.stage import Progress, run_stages
 from vgse.receipts import stage_fingerprints
 from vgse.report.tuning import tuning_page
@@ -44,12 +44,7 @@ def tune(config: Config, *, quiet: bool = False) -> Campaign:
     from vgse.pipeline import session
 
     space = read_space(config)
-    for sentence in config_warnings(config):
-        print(f"warning: {sentence}", file=sys.stderr)
-    plan = make_plan(config)
-    for sentence in plan.warnings():
-        print(f"warning: {sentence}", file=sys.stderr)
-    print(f"run directory: {plan.run}", flush=True)
+    plan = announced_plan(config)
     session.connect()
     shape = _shape(config)
     key = campaign_fingerprint(config, plan.fingerprints["evaluate"], shape.on_gpu)
@@ -132,8 +127,6 @@ def _prepared_plans(plan: Plan, space: Space, quiet: bool) -> dict[str, Plan]:
 
 
 def _data_values(space: Space) -> Iterator[tuple[Any, ...]]:
-    from itertools import product
-
     return product(*(space.trained[path].values or () for path in space.data))
 
 
@@ -150,14 +143,16 @@ def _run_trials(
     from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner, with_parameters, with_resources
 
     from vgse.pipeline import session
-    from vgse.pipeline.tune_scoring import prepared_judge, scored_settings
+    from vgse.pipeline.tune_scoring import Episodes, scored_settings
     from vgse.pipeline.tune_search import Asha, FixedTrials, OptunaTrials, Recorder
     from vgse.pipeline.tune_trial import Shared, run_trial
 
     wanted = space.base.tune
     rounds = [each for each in plan.rounds() if each.final.split < (wanted.class_splits or len(plan.splits))]
+    # Prepared by tasks while this process finds the relations.
+    episodes = {key: Episodes(each, rounds, wanted.model) for key, each in plans.items()}
     scored = scored_settings(plan, space, rounds)
-    judges = {key: ray.put(prepared_judge(each, rounds, scored)) for key, each in plans.items()}
+    judges = {key: ray.put(each.judge(scored)) for key, each in episodes.items()}
     problems = tuple(problem for each in rounds for problem in each.choices)
     shared = Shared(
         space, plans, judges, problems, len(scored), plan.uri("tuning", "fits"), shape.cpus, shape.on_gpu, shape.at_once
@@ -207,6 +202,8 @@ def _quiet_tune() -> Iterator[None]:
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+        # Its handler of Ctrl-C would end the campaign as if all were well.
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1e9",
     }

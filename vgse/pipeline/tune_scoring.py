@@ -16,18 +16,21 @@ import numpy as np
 import ray
 from threadpoolctl import threadpool_limits
 
+from vgse.config import Config
+from vgse.config_loading import fingerprint
 from vgse.data.knowledge import check_weights
 from vgse.pipeline.crop import committed_images
 from vgse.pipeline.evaluate import problem_episode, zsl_settings
 from vgse.pipeline.normal_equations import accumulated
 from vgse.pipeline.plan import Plan, make_plan
 from vgse.pipeline.problems import Problem, Round
-from vgse.pipeline.relate import relation_settings
 from vgse.pipeline.session import limit_threads
-from vgse.relation import PreparedRelation
+from vgse.pipeline.validation import problem_relation
 from vgse.tuning.space import Space
 from vgse.zsl.choosing import choose
 from vgse.zsl.controls import carried
+from vgse.zsl.episode import Episode
+from vgse.zsl.eszsl import EszslStatistics
 from vgse.zsl.models import zsl_models
 from vgse.zsl.prepared import PreparedEpisode, scaled_embeddings
 from vgse.zsl.settings import ZslSettings
@@ -90,45 +93,56 @@ def scored_settings(plan: Plan, space: Space, rounds: Sequence[Round]) -> list[S
     Raises:
         UserError: a setting that cannot be used, such as a text file that is not there.
     """
-    found, plans = [], dict[str, Plan]()
+    found, plans = [], {_known_by(plan.config): plan}
     for settings in space.relations():
         config = space.config(settings)
-        known = repr(config.knowledge.model_dump(exclude={"weights"}))
-        if config.knowledge.model_copy(update={"weights": {}}) == plan.config.knowledge.model_copy(
-            update={"weights": {}}
-        ):
-            plans.setdefault(known, plan)
+        known = _known_by(config)
         if known not in plans:
             plans[known] = make_plan(config)
         of_setting = replace(plans[known], config=config)
         check_weights(config.knowledge.weights, list(of_setting.sources))
-        relations = {problem.name: _relation(of_setting, problem) for each in rounds for problem in each.choices}
+        relations = {problem.name: problem_relation(of_setting, problem) for each in rounds for problem in each.choices}
         zsl = replace(zsl_settings(config), models=(space.base.tune.model,))
         found.append(ScoredSetting(relations, zsl))
     return found
 
 
-def _relation(plan: Plan, problem: Problem) -> np.ndarray:
-    known_CD, seen = plan.known(problem), len(problem.seen)
-    prepared = PreparedRelation(known_CD[:seen], relation_settings(plan.config.relate), plan.blocks)
-    return prepared(known_CD[seen:]).dense()
+def _known_by(config: Config) -> str:
+    """What decides the sources that are read; their weights are applied afterwards."""
+    return fingerprint(config.knowledge.model_dump(mode="json", exclude={"weights"}))
 
 
-def prepared_judge(plan: Plan, rounds: Sequence[Round], scored: list[ScoredSetting]) -> Judge:
-    """The judge of trials on the features of `plan`; its episodes are prepared by Ray tasks that this waits for."""
+class Episodes:
+    """The episodes of every scored class split, being prepared by Ray tasks.
 
-    def prepare(episode: Any, statistics: Any, settings: ZslSettings) -> PreparedEpisode:
-        limit_threads(1)
-        return PreparedEpisode(episode, settings, statistics)
+    Args:
+        plan: with the features that trials are judged on.
+        rounds: what is scored.
+        model: the zero-shot model that is judged.
+    """
 
-    frame, settings = committed_images(plan), scored[0].settings
-    task = ray.remote(num_cpus=1, max_retries=3)(prepare)
-    episodes = {}
-    for problem in (problem for each in rounds for problem in each.choices):
-        episode = problem_episode(plan, frame, problem)
-        episodes[problem.name] = task.remote(episode, accumulated(episode, settings), settings)
-    ray.wait(list(episodes.values()), num_returns=len(episodes), fetch_local=False)
-    return Judge(tuple(each.choices for each in rounds), scored, episodes)
+    def __init__(self, plan: Plan, rounds: Sequence[Round], model: Any) -> None:
+        frame, settings = committed_images(plan), replace(zsl_settings(plan.config), models=(model,))
+        task: Any = ray.remote(num_cpus=1, num_returns=2, max_retries=3)(_prepare)
+        self._rounds = tuple(each.choices for each in rounds)
+        self._prepared: dict[str, tuple[Any, Any]] = {}
+        for problem in (problem for problems in self._rounds for problem in problems):
+            episode = problem_episode(plan, frame, problem)
+            self._prepared[problem.name] = task.remote(episode, accumulated(episode, settings), settings)
+
+    def judge(self, scored: list[ScoredSetting]) -> Judge:
+        """The judge, once all episodes are prepared.
+
+        Raises:
+            DataError: images that nothing can be judged on.
+        """
+        ray.get([done for _, done in self._prepared.values()])
+        return Judge(self._rounds, scored, {name: episode for name, (episode, _) in self._prepared.items()})
+
+
+def _prepare(episode: Episode, statistics: EszslStatistics | None, settings: ZslSettings) -> tuple[Any, bool]:
+    limit_threads(1)
+    return PreparedEpisode(episode, settings, statistics), True
 
 
 def scored_by_tasks(judge: Any, count: int, phi_SK: dict[str, np.ndarray], own: int) -> list[dict[str, float]]:

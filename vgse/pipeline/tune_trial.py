@@ -79,6 +79,8 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     try:
         record = trial.run()
     except Exception as error:
+        # What a scoring task raised stands behind Ray's own error.
+        error = getattr(error, "cause", None) or error
         reason = " ".join(str(error).split("\n  -> ")[0].split()) or type(error).__name__
         record = trial.record("failed", f"{type(error).__name__}: {reason}"[:500])
     tune.report({"record": asdict(record), "value": record.best(shared.space.base.tune.metric)})

@@ -64,7 +64,7 @@ def validation_task(plan: Plan, frame: pd.DataFrame, problem: Problem) -> Valida
     labels = frame.class_name.map(row_of).fillna(-1).to_numpy(np.int64)
     most = plan.config.cluster.validation_images
     train, test_seen, test_unseen = (_first(frame, rows, most) for rows in episode_rows(frame, problem, plan))
-    r_US = _relation(plan, problem)
+    r_US = problem_relation(plan, problem)
     if plan.config.cluster.mode == "finetune":
         pixels = PixelImages.of(frame, labels, (train, test_seen, test_unseen), plan)
         return ValidationTask(problem.classes, r_US, pixels=pixels)
@@ -84,7 +84,8 @@ def _first(frame: pd.DataFrame, chosen: np.ndarray, most: int) -> np.ndarray:
     return frame.index.isin(first)
 
 
-def _relation(plan: Plan, problem: Problem) -> np.ndarray:
+def problem_relation(plan: Plan, problem: Problem) -> np.ndarray:
+    """r_US of a problem, dense, found here and now."""
     from vgse.pipeline.relate import relation_settings  # which imports the cluster stage
     from vgse.relation import PreparedRelation
 
