@@ -5,11 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from vgse.config_loading import fingerprint, parse_config
 from vgse.pipeline.tune_search import Asha, FixedTrials, OptunaTrials
+from vgse.pipeline.tune_trial import asha_looks
 from vgse.storage import Storage
 from vgse.tuning.journal import Journal, Record
 from vgse.tuning.space import Space, read_space
@@ -80,3 +82,13 @@ def test_asha_stops_the_worse_and_remembers_earlier_starts():
         assert asha.on_trial_result(None, trial, {"epoch": 1}) == TrialScheduler.CONTINUE
         assert asha.on_trial_result(None, trial, {"epoch": 2, "look": 0.15}) == decision
         assert asha.stopped == ({"now"} if decision == TrialScheduler.STOP else set())
+
+
+@pytest.mark.parametrize(
+    ("grace", "reduction", "epochs", "expected"),
+    [(2, 3, 15, {2, 6}), (1, 3, 9, {1, 3}), (5, 2.5, 40, {5, 13, 32}), (4, 4, 5, {4})],
+)
+def test_trials_are_looked_at_where_asha_decides_and_never_at_their_end(grace, reduction, epochs, expected):
+    asked = space({K: {"grid": [20]}}, asha=True, grace_epochs=grace, reduction=reduction)
+    deep = read_space(asked.base.model_copy(update={"cluster": asked.base.cluster.model_copy(update={"epochs": 99})}))
+    assert asha_looks(deep, epochs) == expected

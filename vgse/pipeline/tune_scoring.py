@@ -7,6 +7,7 @@ grid, which Ray tasks do.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -145,11 +146,12 @@ def _prepare(episode: Episode, statistics: EszslStatistics | None, settings: Zsl
     return PreparedEpisode(episode, settings, statistics), True
 
 
-def scored_by_tasks(judge: Any, count: int, phi_SK: dict[str, np.ndarray], own: int) -> list[dict[str, float]]:
-    """The figures of all scored settings, in order, by Ray tasks.
+def scored_in_parallel(judge: Any, count: int, phi_SK: dict[str, np.ndarray], own: int) -> list[dict[str, float]]:
+    """The figures of all scored settings, in order: a share here, the others by Ray tasks.
 
-    As many tasks as the waiting trial has CPUs run on these (and so ask for none); further ones run where CPUs are
-    free at the moment. What such a task has not begun when the others are done is done here after all.
+    Tasks on the other CPUs of this trial, which only waits, ask for none; further ones run where CPUs are free at the
+    moment. What one of these has not done in the time of our own share is done here after all, since another trial may
+    have been quicker to take the CPU.
 
     Args:
         judge: reference to a `Judge`.
@@ -157,23 +159,24 @@ def scored_by_tasks(judge: Any, count: int, phi_SK: dict[str, np.ndarray], own: 
         phi_SK: seen embeddings by problem name.
         own: CPUs of the trial.
     """
-    embeddings = ray.put(phi_SK)
     lanes = own + int(ray.available_resources().get("CPU", 0))
-    groups = [range(count)[first::lanes] for first in range(min(lanes, count))]
-    mine: Any = ray.remote(num_cpus=0, max_retries=3)(_score)
-    free: Any = ray.remote(num_cpus=1, max_retries=3)(_score).options(scheduling_strategy="DEFAULT")
-    elsewhere = {group: free.remote(judge, embeddings, group) for group in groups[own:]}
-    found: dict[int, dict[str, float]] = {}
-    for reference in [mine.remote(judge, embeddings, group) for group in groups[:own]]:
-        found.update(ray.get(reference))
+    here, *others = [range(count)[first::lanes] for first in range(min(lanes, count))]
+    embeddings = ray.put(phi_SK) if others else None
+    task: Any = ray.remote(max_retries=3)(_score)
+    mine, free = task.options(num_cpus=0), task.options(num_cpus=1, scheduling_strategy="DEFAULT")
+    waited_for = {group: mine.remote(judge, embeddings, group) for group in others[: own - 1]}
+    elsewhere = {group: free.remote(judge, embeddings, group) for group in others[own - 1 :]}
+    began, known = time.monotonic(), ray.get(judge)
+    found = _score(known, phi_SK, here)
+    share_s = time.monotonic() - began
     for group, reference in elsewhere.items():
-        waiting = [reference]
-        if not ray.wait(waiting, timeout=0)[0]:
-            waiting.append(mine.remote(judge, embeddings, group))
-        (first,), rest = ray.wait(waiting, num_returns=1)
-        found.update(ray.get(first))
-        for late in rest:
-            ray.cancel(late)
+        if ray.wait([reference], timeout=share_s)[0]:
+            found.update(ray.get(reference))
+        else:
+            ray.cancel(reference)
+            found.update(_score(known, phi_SK, group))
+    for reference in waited_for.values():
+        found.update(ray.get(reference))
     return [found[number] for number in range(count)]
 
 

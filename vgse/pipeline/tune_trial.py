@@ -27,7 +27,7 @@ from vgse.pipeline.fit_worker import Place, train_fit
 from vgse.pipeline.plan import Plan
 from vgse.pipeline.problems import Problem
 from vgse.pipeline.session import limit_threads
-from vgse.pipeline.tune_scoring import scored_by_tasks
+from vgse.pipeline.tune_scoring import scored_in_parallel
 from vgse.receipts import stage_fingerprints
 from vgse.storage import join
 from vgse.tuning.journal import Record
@@ -117,7 +117,7 @@ class _Trial:
             self._train(plan, frame, problem, first=place == 0)
         began = time.monotonic()
         phi_SK = self._embedded(plan, frame)
-        self._figures = scored_by_tasks(shared.judges[key], shared.scored, phi_SK, shared.threads)
+        self._figures = scored_in_parallel(shared.judges[key], shared.scored, phi_SK, shared.threads)
         self._scoring_s = round(time.monotonic() - began, 3)
         return self.record("done")
 
@@ -149,7 +149,7 @@ class _Trial:
         cluster = plan.config.cluster.model_copy(update=without)
         plan = replace(plan, config=plan.config.model_copy(update={"cluster": cluster}))
         task = fit_task(plan, frame, problem, folder)
-        due = _looks(shared.space, cluster.epochs) if asha else set()
+        due = asha_looks(shared.space, cluster.epochs) if asha else set()
 
         if first:
             self._curve = _journal(plan, folder)
@@ -216,7 +216,7 @@ class _Trial:
         return {name: total.sums_SK[: seen[name]] / total.counts_S[: seen[name], None] for name, total in sums.items()}
 
 
-def _looks(space: Space, epochs: int) -> set[int]:
+def asha_looks(space: Space, epochs: int) -> set[int]:
     """The epochs after which ASHA looks at a trial; never after the last."""
     tune_, found, milestone = space.base.tune, set(), float(space.base.tune.grace_epochs)
     while milestone < epochs:
