@@ -221,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--run", type=Path, default=ROOT / "runs/sweep", help="run directories: this name and a size")
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--quick", action="store_true", help="the smaller size alone")
     options = parser.parse_args()
     source = options.source.resolve()

@@ -53,7 +53,8 @@ def config_file(tmp_path_factory, demo_values) -> Path:
     folder = tmp_path_factory.mktemp("tune")
     torch.manual_seed(0)
     backbone = build_backbone("tiny", input_size=32)
-    save_file(backbone.model.state_dict(), folder / "tiny.safetensors")
+    weights = {name: value.contiguous() for name, value in backbone.model.state_dict().items()}
+    save_file(weights, folder / "tiny.safetensors")
     values = demo_values(
         folder / "run",
         encode={"weights": str(folder / "tiny.safetensors"), "oracle_images": 0},
