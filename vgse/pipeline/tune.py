@@ -45,7 +45,7 @@ def tune(config: Config, *, quiet: bool = False) -> Campaign:
 
     space = read_space(config)
     plan = announced_plan(config)
-    session.connect()
+    session.connect(config.resources)
     shape = _shape(config)
     key = campaign_fingerprint(config, plan.fingerprints["evaluate"], shape.on_gpu)
     journal = Journal(plan.storage, plan.uri("tuning", "campaigns", key))
@@ -75,26 +75,40 @@ class _Shape:
 
     cpus: int
     gpus: float
+    memory: int
     at_once: int
 
     @property
     def on_gpu(self) -> bool:
         return self.gpus > 0
 
+    def resources(self) -> dict[str, float]:
+        """The same in Ray's words."""
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {}), "memory": self.memory}
+
 
 def _shape(config: Config) -> _Shape:
-    from vgse.pipeline import session
+    """What a trial asks of this cluster.
 
-    wanted, present = config.tune, session.gpus(config.resources)
+    Raises:
+        ClusterError: no node can give it.
+    """
+    from vgse.pipeline import session
+    from vgse.pipeline.placement import Ask, require, room
+
+    wanted, capacity = config.tune, session.capacity()
+    present = 0 if config.resources.use_gpu is False else capacity.gpus
     gpus = wanted.gpus_per_trial if wanted.gpus_per_trial is not None else float(present > 0)
     if gpus and not present:
-        print("warning: tune.gpus_per_trial is ignored: the cluster has no GPU", file=sys.stderr)
+        print("warning: tune.gpus_per_trial is ignored: there is no GPU to share", file=sys.stderr)
         gpus = 0.0
-    cpus = min(wanted.cpus_per_trial, session.cpus())
-    held = session.cpus() // cpus
+    memory = session.asks("cluster", config)[0].memory
+    ask = Ask("tune", "trials", wanted.cpus_per_trial, 0, memory, 1)
+    require([replace(ask, gpus=int(gpus > 0))], capacity, config.resources)
+    held = room(ask, capacity)
     if gpus:
         held = min(held, int(present / gpus + 1e-9))
-    return _Shape(cpus, gpus, max(1, min(held, wanted.max_concurrent or held)))
+    return _Shape(wanted.cpus_per_trial, gpus, memory, max(1, min(held, wanted.max_concurrent or held)))
 
 
 def _say_where(space: Space, ended: dict[int, Record]) -> None:
@@ -161,12 +175,11 @@ def _run_trials(
     search = OptunaTrials(space, journal, ended) if fixed is None else FixedTrials(fixed, ended)
     asha = Asha(space, _most_epochs(space), ended) if wanted.asha else None
     recorder = Recorder(journal, space, asha, progress)
-    resources = {"CPU": shape.cpus, **({"GPU": shape.gpus} if shape.gpus else {})}
     scratch = session.scratch_folder()
     try:
         with _quiet_tune(), session.own_interrupts():
             Tuner(
-                with_resources(with_parameters(run_trial, shared=shared), resources),
+                with_resources(with_parameters(run_trial, shared=shared), shape.resources()),
                 tune_config=TuneConfig(
                     search_alg=search,
                     scheduler=asha,

@@ -26,7 +26,7 @@ from vgse.pipeline.embed_shard import EmbedShard
 from vgse.pipeline.fit_worker import Place, train_fit
 from vgse.pipeline.plan import Plan
 from vgse.pipeline.problems import Problem
-from vgse.pipeline.session import limit_threads
+from vgse.pipeline.session import keep_freed_memory, limit_threads
 from vgse.pipeline.tune_scoring import scored_in_parallel
 from vgse.receipts import stage_fingerprints
 from vgse.storage import join
@@ -177,8 +177,9 @@ class _Trial:
         images = (plan.fingerprints["image_features"], problem.name)
         settings = {
             "storage": plan.storage, "run": plan.run, "board": _Quiet(), "cluster": cluster, "threads": shared.threads,
-            "cpus_per_worker": shared.threads,
+            "cutting_cpus": 0.0,
         }  # fmt: skip
+        keep_freed_memory()
         limit_threads(shared.threads)
         place = Place(on_node=shared.at_once, device=torch.device("cuda" if shared.on_gpu else "cpu"))
         train_fit(task, settings, place, report, on_step, looked)
