@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vgse.tuning.results import Campaign
 
@@ -115,6 +116,8 @@ def learning_curves(campaign: Campaign) -> str:
                 axes.plot(x, y, color=colours(norm(value)), lw=1.5, marker="o" if name != "loss" else None, ms=3)
                 if record.status != "done":
                     axes.plot(x[-1], y[-1], "x", color=colours(norm(value)), ms=7, mew=2)
+        for axes in panels:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         panels[0].set(xlabel="epoch", ylabel="loss")
         if looked:
             panels[1].set(xlabel="epoch", ylabel=f"{campaign.metric} while training (%)")
