@@ -114,12 +114,10 @@ class _Nobody:
         """Nobody watches."""
 
 
-def killed_campaign(folder: Path, path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The campaign from nothing, killed three times in the middle of trials and continued by the same command.
-
-    Returns:
-        Its rows, and how many trials had ended at each kill.
-    """
+def _killed(folder: Path, always: Sequence[str]) -> dict[str, Any]:
+    """The campaign from nothing, killed three times in the middle of trials and continued by the same command."""
+    undisturbed = {pair(row): row["val_H"] for row in rows(folder)}
+    path = campaign_file(folder, "pairs", always, space=PAIRS)
     shutil.rmtree(folder / "tuning", ignore_errors=True)
     at_kill = []
     for number in range(1, KILLS + 1):
@@ -134,7 +132,19 @@ def killed_campaign(folder: Path, path: Path) -> tuple[list[dict[str, Any]], lis
         process.wait()
         at_kill.append(len(ended(folder)))
     subprocess.run(command("tune", path), check=True, cwd=ROOT, stdout=sys.stderr)
-    return rows(folder), at_kill
+    found = rows(folder)
+    return {
+        "killed_rows": len(found),
+        "killed_twice": len(found) - len({pair(row) for row in found}),
+        "killed_records": len(ended(folder)),
+        "ended_at_kills": at_kill,
+        "killed_diff": max(abs(row["val_H"] - undisturbed[pair(row)]) for row in found),
+    }
+
+
+def pair(row: dict[str, Any]) -> tuple[int, float]:
+    """A row's D_v and alpha."""
+    return row["cluster.num_clusters"], row["relate.alpha"]
 
 
 def ended(folder: Path) -> list[Path]:
@@ -147,16 +157,17 @@ def epochs_done(folder: Path) -> int:
     return sum(len(path.read_text().splitlines()) for path in folder.glob("tuning/fits/*/*/metrics.jsonl"))
 
 
-def best_run(folder: Path) -> tuple[float, float]:
+def _reproduced(folder: Path, always: Sequence[str]) -> dict[str, float]:
     """`vgse run` of best.yaml: how far its val T1 and H are from the campaign's row."""
     best = max(rows(folder), key=lambda row: row["val_H"])
     subprocess.run(command("run", folder / "tuning/best.yaml"), check=True, cwd=ROOT, stdout=sys.stderr)
     evaluation = json.loads((folder / "evaluation.json").read_text())
     chosen = evaluation["protocol"]["chosen"]["vgse"]["eszsl"][0]
-    return tuple(abs(chosen[name]["on_choice"] - best[f"val_{name}"]) for name in ("T1", "H"))  # type: ignore[return-value]
+    apart = [abs(chosen[name]["on_choice"] - best[f"val_{name}"]) for name in ("T1", "H")]
+    return {"best_reproduced_diff": max(apart)}
 
 
-def asha(folder: Path, always: Sequence[str]) -> dict[str, float]:
+def _asha(folder: Path, always: Sequence[str]) -> dict[str, float]:
     """24 trials with ASHA and without, each from nothing."""
     found = {}
     for name, settings in (("full", {}), ("asha", {"asha": True, "grace_epochs": 2, "reduction": 3.0})):
@@ -175,14 +186,13 @@ def asha(folder: Path, always: Sequence[str]) -> dict[str, float]:
     }
 
 
-def cost(folder: Path, always: Sequence[str]) -> dict[str, float]:
+def _cost(folder: Path, always: Sequence[str]) -> dict[str, float]:
     """The campaign against its trainings alone, which run before and after it."""
     path = campaign_file(folder, "pairs", always, space=PAIRS)
     before = trainings_alone(folder, always)
     seconds, found = campaign(folder, path)
     after = trainings_alone(folder, always)
-    pairs = {(row["cluster.num_clusters"], row["relate.alpha"]) for row in found if row["status"] == "done"}
-    assert len(pairs) == len(found)
+    assert len({pair(row) for row in found if row["status"] == "done"}) == len(found)
     alone = (before + after) / 2
     return {
         "cost_ratio": seconds / alone,
@@ -199,20 +209,10 @@ def measure(folder: Path, source: Path, images: int, epochs: int, *, everything:
     """One size."""
     always = overrides(source, images, epochs)
     stages(folder, always, "crop", "encode")
-    found: dict[str, Any] = {"images_per_class": images, **cost(folder, always)}
-    found["best_reproduced_diff"] = max(best_run(folder))
-    if everything:
-        undisturbed = {(row["cluster.num_clusters"], row["relate.alpha"]): row["val_H"] for row in rows(folder)}
-        again, at_kill = killed_campaign(folder, folder / "pairs.yaml")
-        pairs = [(row["cluster.num_clusters"], row["relate.alpha"]) for row in again]
-        found |= {
-            "killed_rows": len(pairs),
-            "killed_twice": len(pairs) - len(set(pairs)),
-            "killed_records": len(ended(folder)),
-            "ended_at_kills": at_kill,
-            "killed_diff": max(abs(row["val_H"] - undisturbed[p]) for row, p in zip(again, pairs, strict=True)),
-        }
-        found |= asha(folder, always)
+    found: dict[str, Any] = {"images_per_class": images}
+    for part in (_cost, _reproduced, *((_killed, _asha) if everything else ())):
+        found |= part(folder, always)
+        print(json.dumps(found), file=sys.stderr, flush=True)
     return found
 
 
