@@ -2,10 +2,11 @@
 
     uv run python benchmarks/bench_crop_kills.py --source FOLDER --folder SCRATCH
 
-FOLDER holds data/cifar100 and data/word_vectors. CIFAR-100's real pictures are enlarged to JPEGs of `--side` pixels, so
-that a shard takes its time. At two sizes: one crop undisturbed, one in which SIGKILL takes a busy worker `kills` times,
-at moments drawn evenly over the undisturbed time. Seconds are the stage's, without the start of Ray. Writes
-benchmarks/results/crop_kills.md and prints one JSON object as its last line: figures of the larger size.
+FOLDER holds data/imagenet_samples, data/cifar100/split.yaml and data/word_vectors. The 250 photographs are enlarged to
+the size of a camera's (short side `--side`), and each lies under many names, dealt out to the classes of the split. At
+two sizes: one crop undisturbed, one in which SIGKILL takes a busy worker `kills` times, at moments drawn evenly over
+the undisturbed time. Seconds are the stage's, without the start of Ray. Writes benchmarks/results/crop_kills.md and prints
+one JSON object as its last line: figures of the larger size.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
+import yaml
 from worker_kills import WorkerKiller
 
 from vgse.config_loading import parse_config
@@ -34,32 +35,36 @@ RESULTS = Path(__file__).parent / "results" / "crop_kills.md"
 
 
 def enlarge(source: Path, folder: Path, images: int, side: int) -> None:
-    """Writes `images` pictures, as many of each class, one folder per class; those that are there stay."""
-    parts = sorted((source / "data" / "cifar100").glob("train-*.parquet"))
-    frame = pd.concat([pd.read_parquet(part, columns=["class_name", "image"]) for part in parts])
-    classes = frame.class_name.nunique()
-    frame = frame.groupby("class_name").head(-(-images // classes)).head(images)
+    """Writes the photographs, and `images` links to them, as many in each class's folder."""
+    paths = sorted((source / "data" / "imagenet_samples").glob("*.JPEG"))
+    (folder / "large").mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor() as pool:
-        writing = partial(_enlarge_one, folder, side)
-        list(pool.map(writing, range(len(frame)), frame.class_name, frame.image, chunksize=200))
+        large = list(pool.map(partial(_enlarge_one, folder / "large", side), paths))
+    split = yaml.safe_load((source / "data" / "cifar100" / "split.yaml").read_text())
+    names = sorted(name for part in split.values() for name in part)
+    for number in range(images):
+        link = folder / "images" / names[number % len(names)] / f"{number:06d}.jpg"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.hardlink_to(large[number % len(large)])
 
 
-def _enlarge_one(folder: Path, side: int, number: int, name: str, data: bytes) -> None:
-    path = folder / name / f"{number:06d}.jpg"
-    if path.exists():
-        return
+def _enlarge_one(folder: Path, side: int, path: Path) -> Path:
     cv2.setNumThreads(1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    image = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
-    path.write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    scale = side / min(image.shape[:2])
+    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    target = folder / f"{path.stem}.jpg"
+    target.write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+    return target
 
 
-def crop(source: Path, images: Path, run: Path, killer: WorkerKiller | None = None) -> dict[str, Any]:
+def crop(source: Path, folder: Path, images: int, run: Path, killer: WorkerKiller | None = None) -> dict[str, Any]:
     """One crop in a new run directory: the receipt's figures."""
     shutil.rmtree(run, ignore_errors=True)
     data = {
-        "images": str(images),
+        "images": str(folder / "images"),
+        "images_per_class": images // 100,
         "classes": str(source / "data" / "cifar100" / "split.yaml"),
         "word_vectors": str(source / "data" / "word_vectors" / "glove_100d_22k.bin"),
     }
@@ -72,13 +77,12 @@ def crop(source: Path, images: Path, run: Path, killer: WorkerKiller | None = No
     return {"seconds": receipt.seconds, "images": receipt.rows_out, **receipt.details}
 
 
-def measured(source: Path, folder: Path, images: int, kills: int, side: int) -> dict[str, Any]:
+def measured(source: Path, folder: Path, images: int, kills: int) -> dict[str, Any]:
     """Undisturbed and disturbed figures at one size."""
-    pictures = folder / f"images-{images}-{side}"
-    calm = crop(source, pictures, folder / "calm")
+    calm = crop(source, folder, images, folder / "calm")
     moments = np.random.default_rng(images).uniform(0, calm["seconds"], kills).tolist()
     killer = WorkerKiller("crop_units", moments)
-    disturbed = crop(source, pictures, folder / "disturbed", killer)
+    disturbed = crop(source, folder, images, folder / "disturbed", killer)
     assert len(killer.killed) == kills, f"only {len(killer.killed)} workers were killed"
     assert calm["images"] == disturbed["images"] == images
     return {
@@ -103,9 +107,10 @@ def report(rows: list[dict[str, Any]], command: str, side: int) -> str:
     table = "\n".join(lines)
     return f"""# Crop with its workers killed
 
-CIFAR-100's pictures enlarged to JPEGs of {side} x {side}; SIGKILL takes a busy worker at random moments. A kill costs
-the half-done shard and the start of a new process with its imports, whatever the number of images; so the ratio falls
-as the run grows. `digest` is that over all (image_id, sha256): equal means the same bytes and boxes for every image.
+250 photographs enlarged to short side {side} (JPEG), each under many names; SIGKILL takes a busy worker at random
+moments. A kill costs the half-done shard and the start of a new process with its imports, whatever the number of images;
+so the ratio falls as the run grows, and rises where images are small and quick. `digest` is that over all
+(image_id, sha256): equal means the same bytes and boxes for every image.
 
 Measured {date.today()} on {os.cpu_count()} cores ({platform.machine()}, {platform.system()}), no GPU, with `{command}`.
 
@@ -122,15 +127,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--images", type=int, nargs="+", default=[4000, 20000])
     parser.add_argument("--kills", type=int, nargs="+", default=[4, 20])
-    parser.add_argument("--side", type=int, default=1000)
-    parser.add_argument("--only-images", action="store_true", help="make the pictures and measure nothing")
+    parser.add_argument("--side", type=int, default=3000)
     options = parser.parse_args()
-    for images in options.images:
-        enlarge(options.source, options.folder / f"images-{images}-{options.side}", images, options.side)
-    if options.only_images:
-        return
+    enlarge(options.source, options.folder, max(options.images), options.side)
     sizes = zip(options.images, options.kills, strict=True)
-    rows = [measured(options.source, options.folder, images, kills, options.side) for images, kills in sizes]
+    rows = [measured(options.source, options.folder, images, kills) for images, kills in sizes]
     command = "uv run python benchmarks/bench_crop_kills.py --source FOLDER --folder SCRATCH"
     RESULTS.write_text(report(rows, command, options.side))
     print(json.dumps(rows[-1]))

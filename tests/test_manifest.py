@@ -112,7 +112,7 @@ def test_a_manifest_of_earlier_versions_is_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("images", "rows", "sizes"),
-    [(40, 1, {1}), (40, 1000, {2, 3}), (4096, 1000, {256}), (50_000, 1000, {781, 782}), (90_001, 1000, {989, 990})],
+    [(40, 1, {1}), (40, 1000, {2, 3}), (4096, 1000, {128}), (50_000, 300, {299, 300}), (400_001, 1000, {997, 998})],
 )
 def test_units_are_of_even_size_and_partition_the_manifest(images, rows, sizes):
     frame = pd.DataFrame({"uri": [f"u{i}" for i in range(images)], "row": -1, "row_group": -1})

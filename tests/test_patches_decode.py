@@ -1,14 +1,12 @@
 """Decoding: the odd files a crawl brings, made here with Pillow; why a file is refused; the stored form."""
 
-import io
 import pickle
-import struct
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from odd_images import bomb, encoded
 from PIL import Image
 
 from vgse.patches import ImageError, cap_short_side, decode, decode_image, decode_stored
@@ -20,22 +18,6 @@ def photo(height: int = 48, width: int = 64) -> np.ndarray:
     """Smooth and different in every corner, so that a turn or a colour swap cannot pass and JPEG stays close."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([255 * x / width, 255 * y / height, 128 + 60 * np.sin(x / 9) * np.cos(y / 7)], 2).astype(np.uint8)
-
-
-def encoded(image: Image.Image, image_format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
-def png_header(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
-    )
 
 
 def close(got: np.ndarray, want: np.ndarray, mean: float = 3.0) -> bool:
@@ -178,8 +160,8 @@ JPEG, PNG = encoded(RGB, "JPEG", quality=95), encoded(RGB, "PNG")
         (encoded(RGB, "GIF")[:-400], "truncated"),
         (encoded(RGB, "BMP")[:-400], "truncated"),
         (PNG[:100] + bytes([PNG[100] ^ 255]) + PNG[101:], "corrupt"),
-        (png_header(60_000, 60_000), "too_large"),
-        (png_header(15_000, 15_000), "too_large"),
+        (bomb(60_000, 60_000), "too_large"),
+        (bomb(15_000, 15_000), "too_large"),
     ],
 )
 def test_refused_with_a_reason(data: bytes, reason: str) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 
 # Shards of a small data set: enough of them that every CPU has work and a lost one costs little, unless they would
 # hold less than this many images.
-_FEWEST, _MANY, _IMAGES = 16, 64, 256
+_FEWEST, _MANY, _IMAGES = 16, 128, 128
 
 
 def cut_units(frame: pd.DataFrame, rows_per_unit: int, *, fewest: int = _FEWEST) -> list[np.ndarray]:
