@@ -5,8 +5,8 @@
 FOLDER holds data/imagenet_samples, data/cifar100/split.yaml and data/word_vectors. The 250 photographs are enlarged to
 the size of a camera's (short side `--side`), and each lies under many names, dealt out to the classes of the split. At
 two sizes: one crop undisturbed, one in which SIGKILL takes a busy worker `kills` times, at moments drawn evenly over
-the undisturbed time. Seconds are the stage's, without the start of Ray. Writes benchmarks/results/crop_kills.md and prints
-one JSON object as its last line: figures of the larger size.
+the undisturbed time. Seconds are the stage's, without the start of Ray. Writes benchmarks/results/crop_kills.md and
+prints one JSON object as its last line: figures of the larger size.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def report(rows: list[dict[str, Any]], command: str, side: int) -> str:
     return f"""# Crop with its workers killed
 
 250 photographs enlarged to short side {side} (JPEG), each under many names; SIGKILL takes a busy worker at random
-moments. A kill costs the half-done shard and the start of a new process with its imports, whatever the number of images;
-so the ratio falls as the run grows, and rises where images are small and quick. `digest` is that over all
+moments. A kill costs the half-done shard and the start of a new process with its imports, whatever the number of
+images; so the ratio falls as the run grows, and rises where images are small and quick. `digest` is that over all
 (image_id, sha256): equal means the same bytes and boxes for every image.
 
 Measured {date.today()} on {os.cpu_count()} cores ({platform.machine()}, {platform.system()}), no GPU, with `{command}`.
