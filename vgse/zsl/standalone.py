@@ -20,8 +20,8 @@ import tyro
 from pydantic import Field, ValidationError
 
 from vgse import __version__
-from vgse.config import Section
 from vgse.config_inputs import Uris
+from vgse.config_section import Section
 from vgse.data.words import class_word_vectors, load_vocabulary, read_aliases
 from vgse.errors import ConfigError, DataError
 from vgse.storage import Storage
