@@ -38,6 +38,7 @@ def from_(stage):
         ({"cluster": {"num_clusters": 50}}, "cluster"),
         ({"cluster": {"epochs": 3}}, "cluster"),
         ({"evaluate": {"choice_held_out": 0.3}}, "cluster"),
+        ({"evaluate": {"choice_images": 20}}, "cluster"),
         ({"evaluate": {"folds": 3}}, "cluster"),
         ({"seeds": 2}, "cluster"),
         ({"cluster": {"serve": "best"}}, "embed"),

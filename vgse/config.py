@@ -171,6 +171,9 @@ class EvaluateConfig(Section):
     other classes out of `train` (and trains a network of its own, unless cluster.validation_fit is false)."""
     choice_held_out: float = Field(default=0.2, gt=0, lt=1)
     """Share of the training images kept aside as seen test images while choices are made."""
+    choice_images: int | None = Field(default=None, ge=1)
+    """Keep aside at most so many images of a class, and judge choices on so many of each pseudo-unseen class (default:
+    no limit); with thousands of images a class most of the evaluation's time goes there."""
     random_draws: int = Field(default=1, ge=1)
     """Draws of the random arm, whose mean is reported."""
     match_lengths: bool = True
@@ -193,6 +196,9 @@ class ResourcesConfig(Section):
     grows_to: str | None = None
     """cluster.yaml or KubeRay manifest that says what a cluster with autoscaling may grow to. A job on a cluster that
     `ray up` started finds that by itself; anywhere else a cluster counts as it stands unless this says more."""
+    relate_tasks_from: int = Field(default=4097, ge=1)
+    """Number of unseen classes from which relate hands them out to Ray tasks; fewer are solved in the driver, where
+    that takes less than starting tasks."""
 
 
 class Config(Section):

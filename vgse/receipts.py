@@ -96,7 +96,9 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
         return {**section, "weights": config.knowledge.weights}
     if stage == "cluster":
         folds = {"folds"} if config.cluster.validation_fit else set()
-        evaluate = config.evaluate.model_dump(mode="json", include={"choice_held_out", *folds})
+        # What is not set stays out, so that fits made before there was such a setting are still theirs.
+        kept_aside = {"choice_held_out", "choice_images"}
+        evaluate = config.evaluate.model_dump(mode="json", include={*kept_aside, *folds}, exclude_none=True)
         return {**section, **evaluate, "seed": config.seed, "seeds": config.seeds}
     return section
 

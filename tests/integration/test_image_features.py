@@ -9,7 +9,7 @@ import pytest
 
 from vgse.pipeline.features import pack
 from vgse.pipeline.image_features import ImageFeatures
-from vgse.pipeline.normal_equations import accumulated
+from vgse.pipeline.normal_equations import accumulated, accumulated_together
 from vgse.storage import Storage
 from vgse.zsl.episode import Episode, ImageSet
 from vgse.zsl.features import l2_rows
@@ -77,3 +77,39 @@ def test_normal_equations_by_ray_data_are_those_of_one_process(shards):
     np.testing.assert_allclose(there.gram_FF, here.gram_FF, atol=1e-12)
     np.testing.assert_allclose(there.sums_SF, here.sums_SF, atol=1e-12)
     assert there.count_S.tolist() == here.count_S.tolist() == [6, 6, 6]
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("own", [False, True])
+def test_folds_and_final_are_counted_in_one_go(shards, own):
+    """Two folds in other class orders, each without a class and without some images; and one with other features."""
+    uris, _, _ = shards
+    kinds = ["whole" if own else "both", "both", "both"]
+    names = (("c", "a", "b"), ("b", "c", "a"), ("a", "b", "c", "d"))
+    seen = (("c", "a"), ("b", "c"), ("a", "b", "c"))
+    rows_of = [np.arange(3, 18), np.arange(0, 15), np.arange(18)]
+    episodes = [fold(uris, *each) for each in zip(kinds, names, seen, rows_of, strict=True)]
+    settings = ZslSettings(chunk=4)
+    together = accumulated_together(episodes, settings, in_process=0)
+    for found, episode in zip(together, episodes, strict=True):
+        alone = feature_statistics(episode, settings)
+        np.testing.assert_allclose(found.gram_FF, alone.gram_FF, atol=1e-12)
+        np.testing.assert_allclose(found.sums_SF, alone.sums_SF, atol=1e-12)
+        assert found.count_S.tolist() == alone.count_S.tolist()
+    assert together[0].images < together[2].images
+    assert accumulated_together(episodes, settings) == [None] * 3, "few images are counted where they are prepared"
+
+
+def fold(uris, kind, names, seen, rows):
+    """An episode that trains on the rows of its seen classes; class number modulo 3, tested on the last rows."""
+    seen_C = np.array([name in seen for name in names])
+    number = np.array([names.index(name) for name in ("a", "b", "c")])
+
+    def images(chosen, of_seen):
+        labels = number[chosen % 3]
+        kept = seen_C[labels] == of_seen
+        return ImageSet(features(uris, kind, chosen[kept]), labels[kept])
+
+    last = np.arange(18, 21)
+    of_d = ImageSet(features(uris, kind, last[:1]), np.array([3]))
+    return Episode(names, seen_C, images(rows, True), images(last, True), of_d if "d" in names else images(last, False))

@@ -54,6 +54,20 @@ def ancestors(pid):
 
 
 @pytest.mark.usefixtures("ray_session")
+def test_few_classes_go_to_tasks_where_that_is_asked_for():
+    from vgse.pipeline.board import Board
+
+    rng = np.random.default_rng(0)
+    seen_SW, unseen_UW = rng.standard_normal((30, 8)), rng.standard_normal((10, 8))
+    board, quiet = Board(), Progress("relate", quiet=True)
+    on_tasks = solve_relations(unseen_UW, seen_SW, RelateConfig(), quiet, board=board, tasks_from=10)
+    assert sum(board.nodes().values()) >= 2, "several chunks, so that several nodes could work"
+    here = solve_relations(unseen_UW, seen_SW, RelateConfig(), quiet, board=(unused := Board()), tasks_from=11)
+    assert unused.nodes() == {}
+    np.testing.assert_allclose(on_tasks.dense(), here.dense(), atol=1e-12)
+
+
+@pytest.mark.usefixtures("ray_session")
 def test_every_class_once_with_a_worker_killed(shared):
     from gensim.models import KeyedVectors
 

@@ -203,6 +203,18 @@ def test_metrics_and_events_are_left_to_read(finished):
         assert list((finished.folder / "clustering" / fit / "tensorboard").glob("events.*"))
 
 
+def test_receipts_say_how_many_tasks_each_node_did(finished):
+    tasks = {stage: json.loads(text)["details"]["nodes"] for stage, text in finished.receipts().items()}
+    shards = len(list((finished.folder / "patches").glob("*.parquet")))
+    counted = {stage: list(nodes.values()) for stage, nodes in tasks.items()}
+    assert {stage: counted[stage] for stage in ("crop", "embed", "cluster")} == {
+        "crop": [shards], "embed": [shards], "cluster": [2]
+    }  # fmt: skip
+    assert len(tasks["evaluate"]) == 1
+    assert counted["encode"] == counted["relate"] == [], "finetune encodes nothing, and few classes need no tasks"
+    assert tasks["crop"].keys() == tasks["cluster"].keys() == tasks["evaluate"].keys()
+
+
 # ---- status
 def test_status_adds_up(finished, capsys):
     for target in (finished.folder, finished.config):
@@ -238,6 +250,16 @@ def main_returns(arguments, code):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == code
+
+
+def test_status_notices_a_row_twice_and_a_row_from_elsewhere(copy, capsys):
+    first, second = sorted((copy / "patches").glob("*.parquet"))[:2]
+    twice, elsewhere = pq.read_table(first).slice(0, 1), pq.read_table(first).slice(1, 1)
+    elsewhere = elsewhere.set_column(0, "image_id", pa.array(["images/elsewhere.jpg"]))
+    pq.write_table(pa.concat_tables([pq.read_table(second), twice, elsewhere]), second)
+    code, said = status(copy, capsys)
+    assert code == 1
+    assert "does not add up: 0 missing, 1 twice, 1 not in the manifest" in said
 
 
 # ---- the same again, and with a setting changed

@@ -1,4 +1,4 @@
-"""A board on which workers pin what the driver should show while a blocking call runs there."""
+"""A board on which workers pin what the driver should show while a blocking call runs there, and who worked."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ class _BoardActor:
         self._notes: list[tuple[str, Any]] = []
         self._error: Exception | None = None
         self._attempts: Counter[int] = Counter()
+        self._tasks: Counter[str] = Counter()
+
+    def served(self, node: str) -> None:
+        self._tasks[node] += 1
+
+    def tasks(self) -> dict[str, int]:
+        return dict(sorted(self._tasks.items()))
 
     def pin(self, kind: str, content: Any) -> None:
         self._notes.append((kind, content))
@@ -60,6 +67,15 @@ class Board:
         """On a worker: how often this task was begun, this time included; more than once where a worker died."""
         return ray.get(self._actor.attempt.remote(task))
 
+    def served(self) -> None:
+        """On a worker: one task of the stage, as large as the stage cuts them, has been done on this node."""
+        # Waited for, so that the driver, which asks when it has the task's result, finds it counted.
+        ray.get(self._actor.served.remote(_this_node()))
+
+    def nodes(self) -> dict[str, int]:
+        """How many tasks each node has done: "address, start of Ray's node id": tasks."""
+        return ray.get(self._actor.tasks.remote())
+
     @contextmanager
     def reporting(self) -> Iterator[None]:
         """On a worker: a typed error of the block reaches the driver whole. Ray would hand on only its text."""
@@ -97,3 +113,7 @@ class Board:
     def _drain(self, show: Callable[[str, Any], None]) -> None:
         for kind, content in ray.get(self._actor.take.remote()):
             show(kind, content)
+
+
+def _this_node() -> str:
+    return f"{ray.util.get_node_ip_address()} {ray.get_runtime_context().get_node_id()[:8]}"

@@ -59,8 +59,8 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
     rows = sum(len(task.labels_I) for task in tasks) * plan.config.crop.patches
     steps = rows * plan.config.cluster.epochs
     progress.start(steps, "patches")
-    _train(plan, tasks, progress)
-    return StageOutcome(rows, steps, unit="patches", details={"fits": _finish(plan, tasks)})
+    nodes = _train(plan, tasks, progress)
+    return StageOutcome(rows, steps, unit="patches", details={"fits": _finish(plan, tasks)}, nodes=nodes)
 
 
 def fit_task(plan: Plan, frame: pd.DataFrame, problem: Problem, folder: str) -> FitTask:
@@ -91,7 +91,8 @@ def fit_task(plan: Plan, frame: pd.DataFrame, problem: Problem, folder: str) -> 
     )
 
 
-def _train(plan: Plan, tasks: list[FitTask], progress: Progress) -> None:
+def _train(plan: Plan, tasks: list[FitTask], progress: Progress) -> dict[str, int]:
+    """Fits every task; how many fits (each worker's part of one) each node took part in."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -146,6 +147,7 @@ def _train(plan: Plan, tasks: list[FitTask], progress: Progress) -> None:
     failed = board.error()
     if failed is not None:
         raise failed
+    return board.nodes()
 
 
 def _finish(plan: Plan, tasks: list[FitTask]) -> dict[str, Any]:

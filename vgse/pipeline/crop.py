@@ -60,9 +60,8 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
     progress.start(total, "images", done=total - sum(unit.rows for unit in missing))
     tally = _Tally(plan, _refused_before(plan, missing))
     tally.check()
-    if missing:
-        _crop(plan, missing, tally, progress)
-    return _account(plan)
+    nodes = _crop(plan, missing, tally, progress) if missing else {}
+    return _account(plan, nodes)
 
 
 def retry_quarantined(plan: Plan) -> int:
@@ -170,7 +169,8 @@ def _rows_per_shard(plan: Plan) -> int:
     return crop.images_per_shard(float(np.mean(sizes)) if sizes else _UNKNOWN)
 
 
-def _crop(plan: Plan, units: list[_Unit], tally: _Tally, progress: Progress) -> None:
+def _crop(plan: Plan, units: list[_Unit], tally: _Tally, progress: Progress) -> dict[str, int]:
+    """Crops the units; how many each node did."""
     import ray
 
     from vgse.pipeline import session
@@ -185,6 +185,7 @@ def _crop(plan: Plan, units: list[_Unit], tally: _Tally, progress: Progress) -> 
     for row in board.rows(dataset):
         progress.advance(row["rows"])
         tally.add(json.loads(row["reasons"]))
+    return board.nodes()
 
 
 def _refused_before(plan: Plan, pending: list[_Unit]) -> pa.Table:
@@ -205,7 +206,7 @@ def _quarantine(plan: Plan) -> pa.Table:
     return quarantined_images(plan.storage, plan.run, committed_digests(plan)["image_id"])
 
 
-def _account(plan: Plan) -> StageOutcome:
+def _account(plan: Plan, nodes: dict[str, int]) -> StageOutcome:
     """Joins the quarantine and proves that every image of the manifest is committed or quarantined, each once."""
     committed = committed_digests(plan)
     quarantine = quarantined_images(plan.storage, plan.run, committed["image_id"])
@@ -233,4 +234,5 @@ def _account(plan: Plan) -> StageOutcome:
             "digest": digest(committed),
             "mended": digest(mended)[:16] if mended.num_rows else "",
         },
+        nodes=nodes,
     )

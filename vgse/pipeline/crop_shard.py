@@ -72,6 +72,7 @@ def crop_units(batch: pa.Table, *, storage: Storage, run: str, crop: CropConfig,
                 unit = pq.ParquetFile(source).read_row_group(entry["group"]).to_pandas()
             reasons = write_shard(storage, run, entry["unit"], unit, crop)
             done.append({"rows": len(unit), "reasons": json.dumps(reasons)})
+            board.served()
     return pa.Table.from_pylist(done)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,9 @@ from vgse.pipeline.features import episode_rows, patches_wanted, training_rows
 from vgse.pipeline.networks import NetworkRecipe
 from vgse.pipeline.plan import Plan, Problem
 from vgse.pipeline.stage import Progress, StageOutcome
+
+if TYPE_CHECKING:
+    from vgse.pipeline.board import Board
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ def outputs(plan: Plan) -> list[str]:
 
 def run(plan: Plan, progress: Progress) -> StageOutcome:
     """Embeds the classes of every problem."""
+    from vgse.pipeline.board import Board
+
     frame = committed_images(plan)
     finetune = plan.config.cluster.mode == "finetune"
     problems = list(plan.problems())
@@ -53,7 +58,8 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
     sums = {task.name: ClassEmbeddingSums(task.classes, task.recipe.num_clusters) for task in tasks}
     shards = frame.shard.unique()
     progress.start(len(frame), "images")
-    for row in _embedded(plan, tasks, shard_blocks(plan, frame, problems), len(shards)):
+    board = Board()
+    for row in _embedded(plan, tasks, shard_blocks(plan, frame, problems), len(shards), board):
         add_shard(sums, row)
         progress.advance(row["rows"])
     used = 0
@@ -62,7 +68,7 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
         used += int(sums[problem.name].counts_S[: len(problem.seen)].sum())
     main = next(problem for problem in problems if problem.main)
     details = {"features_mat": write_features_mat(plan, frame, main, features_folder(plan, main))}
-    return StageOutcome(len(frame), used, details=details)
+    return StageOutcome(len(frame), used, details=details, nodes=board.nodes())
 
 
 def add_shard(sums: dict[str, ClassEmbeddingSums], row: dict[str, Any]) -> None:
@@ -121,14 +127,15 @@ def shard_blocks(plan: Plan, frame: pd.DataFrame, problems: list[Problem]) -> li
     return blocks
 
 
-def _embedded(plan: Plan, tasks: list[EmbedTask], blocks: list[pa.Table], shards: int) -> Iterator[dict[str, Any]]:
+def _embedded(
+    plan: Plan, tasks: list[EmbedTask], blocks: list[pa.Table], shards: int, board: Board
+) -> Iterator[dict[str, Any]]:
+    """The sums of every shard, in their order."""
     import ray
 
     from vgse.pipeline import session
-    from vgse.pipeline.board import Board
 
     (ask,) = session.asks("embed", plan.config)
-    board = Board()
     dataset = ray.data.from_arrow(blocks).map_batches(
         EmbedShard,
         fn_constructor_kwargs={
@@ -144,6 +151,8 @@ def _embedded(plan: Plan, tasks: list[EmbedTask], blocks: list[pa.Table], shards
         concurrency=min(ask.count, shards),
         **ask.remote(),
     )
+    # Sums in the order of the shards, so that they are the same to the last bit whoever finishes first.
+    dataset.context.execution_options.preserve_order = True
     yield from board.rows(dataset)
 
 

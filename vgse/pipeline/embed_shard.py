@@ -55,7 +55,9 @@ class EmbedShard:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Sums the shards named in `batch`, per problem."""
         with self._board.reporting():
-            return pa.Table.from_pylist([self._shard(entry) for entry in batch.to_pylist()])
+            sums = pa.Table.from_pylist([self._shard(entry) for entry in batch.to_pylist()])
+        self._board.served()
+        return sums
 
     def _shard(self, entry: dict[str, Any]) -> dict[str, Any]:
         sums, counts = [], []

@@ -32,12 +32,13 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
     missing = [name for name in frame.shard.unique() if not all(feature_name(name) in names for names in present)]
     todo = frame[frame.shard.isin(missing)]
     progress.start(len(frame), "images", done=len(frame) - len(todo))
+    nodes: dict[str, int] = {}
     if missing:
         # What is added now is of these settings, so the folder no longer serves as more than they ask for.
         for part in PARTS:
             plan.storage.write_bytes(_marker(plan, part), plan.fingerprints[_FINGERPRINT[part]].encode())
-        _encode(plan, todo, progress)
-    return StageOutcome(len(frame), len(frame), details={"with_patches": int(frame.wanted.sum())})
+        nodes = _encode(plan, todo, progress)
+    return StageOutcome(len(frame), len(frame), details={"with_patches": int(frame.wanted.sum())}, nodes=nodes)
 
 
 _FINGERPRINT = {"patches": "patch_features", "images": "image_features"}
@@ -59,7 +60,8 @@ def _up_to_date(plan: Plan, part: str) -> bool:
     return plan.storage.exists(marker) and plan.storage.read_bytes(marker) in _sufficient(plan, part)
 
 
-def _encode(plan: Plan, todo: pd.DataFrame, progress: Progress) -> None:
+def _encode(plan: Plan, todo: pd.DataFrame, progress: Progress) -> dict[str, int]:
+    """Encodes the shards of `todo`; how many each node did."""
     import ray
 
     from vgse.pipeline import session
@@ -67,11 +69,9 @@ def _encode(plan: Plan, todo: pd.DataFrame, progress: Progress) -> None:
     from vgse.pipeline.encode_shard import EncodeShard, EncodeTask
 
     (ask,) = session.asks("encode", plan.config)
-    names = list(todo.shard.unique())
-    wanted = [todo.wanted[todo.shard == name].tolist() for name in names]
+    blocks = shard_blocks(todo)
     board = Board()
-    dataset = ray.data.from_arrow([pa.table({"shard": [n], "wanted": [w]}) for n, w in zip(names, wanted, strict=True)])
-    encoded = dataset.map_batches(
+    encoded = ray.data.from_arrow(blocks).map_batches(
         EncodeShard,
         fn_constructor_kwargs={
             "storage": plan.storage,
@@ -81,9 +81,18 @@ def _encode(plan: Plan, todo: pd.DataFrame, progress: Progress) -> None:
             "board": board,
         },
         batch_size=1,
-        concurrency=min(ask.count, len(names)),
+        concurrency=min(ask.count, len(blocks)),
         batch_format="pyarrow",
         **ask.remote(),
     )
     for row in board.rows(encoded):
         progress.advance(row["rows"])
+    return board.nodes()
+
+
+def shard_blocks(todo: pd.DataFrame) -> list[pa.Table]:
+    """One block per shard: its name and, for every image, whether its patches are wanted."""
+    return [
+        pa.table({"shard": [name], "wanted": [rows.wanted.tolist()]})
+        for name, rows in todo.groupby("shard", sort=False)
+    ]

@@ -83,6 +83,7 @@ class EncodeShard:
         """Encodes the shards named in `batch`; a row says how many images each held."""
         with self._board.reporting():
             rows = [self._shard(entry["shard"], np.array(entry["wanted"], bool)) for entry in batch.to_pylist()]
+        self._board.served()
         return pa.table({"rows": rows})
 
     def _shard(self, name: str, wanted: np.ndarray) -> int:

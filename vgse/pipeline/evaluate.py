@@ -10,7 +10,7 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from vgse.pipeline.crop import committed_images
 from vgse.pipeline.embed import SeenEmbeddings, features_folder, read_embeddings
 from vgse.pipeline.features import episode_rows
 from vgse.pipeline.image_features import image_features
-from vgse.pipeline.normal_equations import accumulated
+from vgse.pipeline.normal_equations import accumulated, accumulated_together
 from vgse.pipeline.plan import Plan, Problem
 from vgse.pipeline.problems import Round
 from vgse.pipeline.relate import read_relations
@@ -38,6 +38,9 @@ from vgse.zsl.similarity import similarity_correlation
 from vgse.zsl.summary import aggregate, over_splits
 from vgse.zsl.table import evaluation_text
 
+if TYPE_CHECKING:
+    from vgse.pipeline.board import Board
+
 Results = dict[str, dict[str, ModelResult]]
 
 
@@ -48,13 +51,15 @@ def outputs(plan: Plan) -> list[str]:
 
 def run(plan: Plan, progress: Progress) -> StageOutcome:
     """Judges every round and writes evaluation.json."""
+    from vgse.pipeline.board import Board
+
     frame = committed_images(plan)
     settings = zsl_settings(plan.config)
     rounds = list(plan.rounds())
     judged: list[tuple[Results, dict[str, float]]] = []
-    images = 0
+    images, board = 0, Board()
     progress.start(len(rounds), "rounds")
-    for each, found in zip(rounds, _judge(plan, frame, rounds, settings, progress), strict=True):
+    for each, found in zip(rounds, _judge(plan, frame, rounds, settings, progress, board), strict=True):
         rows = episode_rows(frame, each.final, plan)
         images += int(rows[1].sum() + rows[2].sum())
         judged.append(found)
@@ -63,7 +68,7 @@ def run(plan: Plan, progress: Progress) -> StageOutcome:
     if "oracle" not in summary["arms"]:
         progress.say("evaluate: no oracle arm, since some class has no images for it (encode.oracle_images)")
     plan.storage.write_bytes(plan.uri("evaluation.json"), json.dumps(summary, indent=1, allow_nan=False).encode())
-    return StageOutcome(len(frame), images, details={"arms": list(judged[0][0])})
+    return StageOutcome(len(frame), images, details={"arms": list(judged[0][0])}, nodes=board.nodes())
 
 
 def zsl_settings(config: Config) -> ZslSettings:
@@ -142,7 +147,7 @@ class _Pending:
 
 
 def _judge(
-    plan: Plan, frame: pd.DataFrame, rounds: list[Round], settings: ZslSettings, progress: Progress
+    plan: Plan, frame: pd.DataFrame, rounds: list[Round], settings: ZslSettings, progress: Progress, board: Board
 ) -> Iterator[tuple[Results, dict[str, float]]]:
     """The rounds in order; their tasks fill the CPUs side by side.
 
@@ -160,7 +165,7 @@ def _judge(
     under_way: deque[_Pending] = deque()
     for number in range(len(rounds) + at_once):
         if number < len(rounds):
-            under_way.append(_start(plan, frame, rounds[number], settings, tasks_each))
+            under_way.append(_start(plan, frame, rounds[number], settings, tasks_each, board))
         if number < at_once:
             continue
         round_ = under_way.popleft()
@@ -171,7 +176,7 @@ def _judge(
         yield {name: results[name] for name in round_.arms}, ray.get(round_.similarity)
 
 
-def _start(plan: Plan, frame: pd.DataFrame, each: Round, settings: ZslSettings, tasks: int) -> _Pending:
+def _start(plan: Plan, frame: pd.DataFrame, each: Round, settings: ZslSettings, tasks: int, board: Board) -> _Pending:
     """Hands a round's episodes to tasks that prepare them, and its arms to tasks that wait for these."""
     import ray
 
@@ -190,11 +195,15 @@ def _start(plan: Plan, frame: pd.DataFrame, each: Round, settings: ZslSettings, 
 
     def prepare(episode: Episode, statistics: EszslStatistics | None) -> PreparedEpisode:
         limit_threads(1)
-        return PreparedEpisode(episode, settings, statistics)
+        prepared = PreparedEpisode(episode, settings, statistics)
+        board.served()
+        return prepared
 
     def judge_arms(names: list[str], arms: list[list[np.ndarray]], *episodes: PreparedEpisode) -> Results:
         limit_threads(1)
-        return {name: judge(embeddings, episodes) for name, embeddings in zip(names, arms, strict=True)}
+        results = {name: judge(embeddings, episodes) for name, embeddings in zip(names, arms, strict=True)}
+        board.served()
+        return results
 
     def judge(embeddings: list[np.ndarray], episodes: tuple[PreparedEpisode, ...]) -> dict[str, ModelResult]:
         if as_published:
@@ -206,10 +215,11 @@ def _start(plan: Plan, frame: pd.DataFrame, each: Round, settings: ZslSettings, 
         return {name: similarity_correlation(e_CK, prototypes_CF) for name, e_CK in arms.items()}
 
     def task(function: Any) -> Any:
-        return ray.remote(max_retries=3, **options)(function)
+        return ray.remote(max_retries=3, scheduling_strategy="SPREAD", **options)(function)
 
     episodes = [problem_episode(plan, frame, problem) for problem in problems]
-    prepared = [task(prepare).remote(episode, accumulated(episode, settings)) for episode in episodes]
+    statistics = accumulated_together(episodes, settings, board=board)
+    prepared = [task(prepare).remote(*pair) for pair in zip(episodes, statistics, strict=True)]
     groups = [shared[first::tasks] for first in range(min(tasks, len(shared)))]
     judged = [
         task(judge_arms).remote(group, [[every[name] for every in arms] for name in group], *prepared)

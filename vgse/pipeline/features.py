@@ -73,6 +73,7 @@ def kept_aside(frame: pd.DataFrame, plan: Plan) -> np.ndarray:
     """Training images that play the seen test images while choices are made: the first of each class by rank."""
     count = frame[frame.role == "train"].groupby("class_name").size()
     first = np.maximum(1, np.floor(frame.class_name.map(count).fillna(0) * plan.config.evaluate.choice_held_out))
+    first = np.minimum(first, plan.config.evaluate.choice_images or np.inf)
     return ((frame.role == "train") & (frame["rank"] < first)).to_numpy()
 
 
@@ -84,7 +85,8 @@ def episode_rows(frame: pd.DataFrame, problem: Problem, plan: Plan) -> tuple[np.
     seen, unseen = (frame.class_name.isin(names).to_numpy() for names in (problem.seen, problem.unseen))
     training = (frame.role == "train").to_numpy()
     if problem.phase == "choice":
-        return training_rows(frame, problem, plan), kept_aside(frame, plan) & seen, training & unseen
+        judged = (frame["rank"] < (plan.config.evaluate.choice_images or np.inf)).to_numpy()
+        return training_rows(frame, problem, plan), kept_aside(frame, plan) & seen, training & unseen & judged
     return training_rows(frame, problem, plan), ~training & seen, unseen
 
 

@@ -48,6 +48,7 @@ def train_problems(settings: dict[str, Any]) -> None:
     try:
         for task in settings["tasks"]:
             train_fit(task, settings, place, ray.train.report)
+            board.served()
     except VgseError as error:
         board.fail(error)
         raise

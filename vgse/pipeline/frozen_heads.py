@@ -25,6 +25,7 @@ _SAME = (
     "encode.weights",
     "cluster.num_clusters",
     "evaluate.choice_held_out",
+    "evaluate.choice_images",
     "evaluate.folds",
     "seed",
 )

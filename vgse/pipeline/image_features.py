@@ -56,6 +56,16 @@ class ImageFeatures:
         """N F."""
         return self.shape[0] * self.shape[1]
 
+    @property
+    def source(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The shards, and what of them is joined: equal for features that differ in the chosen images only."""
+        return tuple(self._uris), self._names
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """A number for each image that is its own among all images of the same source, int64 (N,)."""
+        return (self._shard.astype(np.int64) << 32) + self._row
+
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         shard, row = self._shard[rows], self._row[rows]
         out = np.empty((len(row), self.shape[1]), self.dtype)

@@ -20,13 +20,14 @@ from vgse.storage import protocol
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """What a stage's work came to."""
+    """What a stage's work came to; `nodes` says how many of its tasks each node of the cluster did."""
 
     rows_in: int
     rows_out: int
     quarantined: int = 0
     unit: str = "images"
     details: dict[str, Any] = field(default_factory=dict)
+    nodes: dict[str, int] = field(default_factory=dict)
 
 
 class Progress:
@@ -108,12 +109,14 @@ def run_stages(plan: Plan, stages: Sequence[str], *, quiet: bool = False) -> lis
 
 
 def summary_line(receipt: Receipt) -> str:
-    """Rows in, rows out, quarantined, seconds and rate of one stage."""
+    """Rows in, rows out, quarantined, seconds and rate of one stage, and its nodes where they were several."""
     unit = receipt.details.get("unit", "images")
     line = (
         f"{receipt.stage:9} {receipt.rows_in:>9,} in {receipt.rows_out:>9,} out {receipt.quarantined:>6,} quarantined"
     )
-    return f"{line} {receipt.seconds:>8.1f} s {receipt.rate:>9,.1f} {unit}/s"
+    nodes = len(receipt.details.get("nodes", ()))
+    spread = f" on {nodes} nodes" if nodes > 1 else ""
+    return f"{line} {receipt.seconds:>8.1f} s {receipt.rate:>9,.1f} {unit}/s{spread}"
 
 
 def _run_stage(plan: Plan, stage: str, quiet: bool) -> Receipt:
@@ -135,7 +138,7 @@ def _run_stage(plan: Plan, stage: str, quiet: bool) -> Receipt:
         rows_out=outcome.rows_out,
         quarantined=outcome.quarantined,
         seconds=round(time.monotonic() - started, 3),
-        details={"unit": outcome.unit, **outcome.details},
+        details={"unit": outcome.unit, **outcome.details, "nodes": outcome.nodes},
     )
     plan.receipts.finish(receipt)
     return receipt

@@ -92,6 +92,9 @@ class _Quiet:
     def pin(self, kind: str, content: Any) -> None:
         """Nothing."""
 
+    def served(self) -> None:
+        """Nothing."""
+
     def reporting(self) -> AbstractContextManager[None]:
         """Nothing."""
         return nullcontext()

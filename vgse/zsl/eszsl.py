@@ -86,6 +86,18 @@ class EszslStatistics:
         self.sums_SF += other.sums_SF
         self.count_S += other.count_S
 
+    def of_classes(self, rows: np.ndarray) -> EszslStatistics:
+        """The same images with only these classes (row numbers), in this order; the others must have no image.
+
+        Raises:
+            ValueError: an image is of another class.
+        """
+        out = EszslStatistics(self.feature_dim, len(rows))
+        out.gram_FF, out.sums_SF, out.count_S = self.gram_FF, self.sums_SF[rows], self.count_S[rows]
+        if out.images != self.images:
+            raise ValueError(f"{self.images - out.images} images are of classes that were left out")
+        return out
+
     def mean(self) -> np.ndarray:
         """Mean feature (F,)."""
         return self.sums_SF.sum(axis=0) / max(1, self.images)
