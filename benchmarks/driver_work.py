@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from vgse.config_loading import load_config
-from vgse.data.manifest import work_units
-from vgse.pipeline.crop import committed_images
+from vgse.data.units import cut_units
+from vgse.pipeline.accounts import committed_images
 from vgse.pipeline.embed import shard_blocks as embed_blocks
 from vgse.pipeline.encode import shard_blocks as encode_blocks
 from vgse.pipeline.features import episode_rows, patch_features, patches_wanted, training_rows
@@ -36,7 +36,7 @@ def main() -> None:
 
     plan = timed("plan", lambda: make_plan(load_config(sys.argv[1])))
     problems = list(plan.problems())
-    timed("crop", lambda: list(work_units(plan.manifest, plan.config.crop.rows_per_shard)))
+    timed("crop", lambda: cut_units(plan.manifest, plan.config.crop.rows_per_shard))
     frame = timed("committed_images", lambda: committed_images(plan))
     timed("encode", lambda: encode_blocks(frame.assign(wanted=patches_wanted(frame, plan))))
     timed("cluster", lambda: [_fit_inputs(plan, frame, problem) for problem in problems])

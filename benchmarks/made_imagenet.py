@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 import yaml
 
 from vgse.config_loading import load_config
-from vgse.data.manifest import work_units
+from vgse.data.units import cut_units
 from vgse.data.words import load_vocabulary, name_tokens, prepare_words, spelling
-from vgse.pipeline.crop import PATCH_SCHEMA, shard_name
+from vgse.pipeline.accounts import shard_name
+from vgse.pipeline.crop_shard import PATCH_SCHEMA
 from vgse.pipeline.features import feature_name, pack
 from vgse.pipeline.plan import Plan, make_plan, write_plan
 from vgse.receipts import Receipt
@@ -79,7 +80,7 @@ def prepare_run(config_file: Path) -> dict[str, int]:
     write_plan(plan)
     direction_CF = _directions(plan)
     row_of = {name: row for row, name in enumerate(plan.class_names)}
-    units = list(work_units(plan.manifest, config.crop.rows_per_shard))
+    units = [plan.manifest.iloc[rows] for rows in cut_units(plan.manifest, config.crop.rows_per_shard)]
     make = partial(_write_unit, storage=plan.storage, patches=plan.uri("patches"), images=plan.uri("features/images"))
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=_hold, initargs=(direction_CF,)) as pool:
         labels = (unit.class_name.map(row_of).to_numpy() for unit in units)
