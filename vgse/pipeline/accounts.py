@@ -45,19 +45,26 @@ def shard_name(number: int) -> str:
 def committed_images(plan: Plan) -> pd.DataFrame:
     """image_id, class_name, role and rank of every committed image, in shard order, with its `shard` file name."""
     columns = ["image_id", "class_name", "role", "rank"]
-    frame = _columns_of_shards(plan, columns).to_pandas()
+    frame = committed_table(plan, columns).to_pandas()
     # Ranked anew without the quarantined, so that "the first few of a class" are there for every class.
     frame["rank"] = frame.groupby(["role", "class_name"])["rank"].rank(method="first").astype(np.int64) - 1
     return frame
 
 
-def committed_digests(plan: Plan) -> pa.Table:
-    """image_id, sha256 (of the stored bytes and boxes) and `shard` of every committed image."""
-    return _columns_of_shards(plan, ["image_id", "sha256"])
+def committed_table(plan: Plan, columns: Sequence[str]) -> pa.Table:
+    """Columns of all patch shards, in shard order, and the file name of each row's `shard`."""
+
+    def read(name: str) -> pa.Table:
+        with plan.storage.open(plan.uri("patches", name)) as source:
+            table = pq.read_table(source, columns=list(columns))
+        return table.append_column("shard", pa.array([name] * table.num_rows, pa.string()))
+
+    return pa.concat_tables(_of_shards(plan, read))
 
 
 def digest(committed: pa.Table) -> str:
-    """SHA-256 over the pairs (image_id, sha256) sorted by image_id: the same however images were dealt to shards."""
+    """SHA-256 over the pairs (image_id, sha256 of stored bytes and boxes) sorted by image_id: the same however images
+    were dealt to shards."""
     total = hashlib.sha256()
     ordered = committed.select(["image_id", "sha256"]).sort_by("image_id")
     for batch in ordered.to_batches(max_chunksize=100_000):
@@ -129,7 +136,7 @@ def verify(plan: Plan) -> str:
             f"{plan.uri('patches')}: {len(wrong):,} image(s) are not what was written: {_some(wrong)}\n"
             "  -> remove the run's receipts/crop.json and run again"
         )
-    found, receipt = digest(committed_digests(plan)), plan.receipts.read("crop")
+    found, receipt = digest(committed_table(plan, ["image_id", "sha256"])), plan.receipts.read("crop")
     written = receipt.details.get("digest") if receipt else None
     if written and found != written:
         raise AccountingError(
@@ -153,15 +160,6 @@ def _changed_rows(plan: Plan, name: str) -> list[str]:
                 if row_digest(image, np.array(boxes, np.int32)) != written:
                     wrong.append(f"{image_id} ({name})")
     return wrong
-
-
-def _columns_of_shards(plan: Plan, columns: Sequence[str]) -> pa.Table:
-    def read(name: str) -> pa.Table:
-        with plan.storage.open(plan.uri("patches", name)) as source:
-            table = pq.read_table(source, columns=list(columns))
-        return table.append_column("shard", pa.array([name] * table.num_rows, pa.string()))
-
-    return pa.concat_tables(_of_shards(plan, read))
 
 
 def _of_shards(plan: Plan, read: Callable[[str], T]) -> Iterator[T]:

@@ -11,7 +11,7 @@ from vgse.config import Config
 from vgse.config_loading import load_config, parse_config
 from vgse.config_warnings import config_warnings
 from vgse.errors import RunDirectoryError, StorageError
-from vgse.pipeline.accounts import QUARANTINE_SCHEMA, committed_digests, prove, verify
+from vgse.pipeline.accounts import QUARANTINE_SCHEMA, committed_table, prove, verify
 from vgse.pipeline.backbone import check_backbone
 from vgse.pipeline.fleet.report import ClusterQuestion, cluster_lines
 from vgse.pipeline.fleet.workload import Counts
@@ -86,7 +86,7 @@ def status(target: str, *, verify_shards: bool = False) -> Iterator[str]:
             quarantine = storage.read_table(plan.uri("quarantine.parquet"))
         except StorageError:
             quarantine = QUARANTINE_SCHEMA.empty_table()
-        yield prove(plan, committed_digests(plan), quarantine)
+        yield prove(plan, committed_table(plan, ["image_id"]), quarantine)
         if verify_shards:
             yield verify(plan)
 

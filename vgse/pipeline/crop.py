@@ -23,8 +23,8 @@ from vgse.data.readers import read_images
 from vgse.data.units import cut_units
 from vgse.errors import DataError
 from vgse.pipeline.accounts import (
-    committed_digests,
     committed_images,
+    committed_table,
     digest,
     prove,
     quarantined_images,
@@ -203,17 +203,17 @@ def _refused_before(plan: Plan, pending: list[_Unit]) -> pa.Table:
 def _quarantine(plan: Plan) -> pa.Table:
     if not plan.storage.list_names(plan.uri("quarantine")):
         return quarantined_images(plan.storage, plan.run, pa.array([], pa.string()))
-    return quarantined_images(plan.storage, plan.run, committed_digests(plan)["image_id"])
+    return quarantined_images(plan.storage, plan.run, committed_table(plan, ["image_id"])["image_id"])
 
 
 def _account(plan: Plan, nodes: dict[str, int]) -> StageOutcome:
     """Joins the quarantine and proves that every image of the manifest is committed or quarantined, each once."""
-    committed = committed_digests(plan)
+    committed = committed_table(plan, ["image_id", "class_name", "role", "sha256"])
     quarantine = quarantined_images(plan.storage, plan.run, committed["image_id"])
     plan.storage.write_table(plan.uri("quarantine.parquet"), quarantine)
     prove(plan, committed, quarantine)
-    images = committed_images(plan)
-    usable, trained = (set(frame.class_name.unique()) for frame in (images, images[images.role == "train"]))
+    training = committed.filter(pc.equal(committed["role"], "train"))
+    usable, trained = (set(table["class_name"].unique().to_pylist()) for table in (committed, training))
     bare = sorted((plan.seen_somewhere - trained) | (set(plan.class_names) - usable))
     if bare:
         raise DataError(
