@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import resource
 import uuid
@@ -164,6 +165,46 @@ def test_a_write_that_fails_half_way_leaves_the_old_content(tmp_path):
     assert "free space" in caught.value.remedy
     assert storage.read_bytes(uri) == b"old"
     assert storage.list_names(str(tmp_path / "results")) == ["a.bin"]
+
+
+@pytest.mark.parametrize("size", [0, 1000, 40 << 20], ids=["nothing", "little", "several parts"])
+def test_what_is_written_piece_by_piece_appears_whole(place, size):
+    storage, root = place
+    uri, content = join(root, "deep", "a.bin"), os.urandom(size)
+    with storage.writing(uri) as sink:
+        for start in range(0, size, 1 << 20):
+            sink.write(content[start : start + (1 << 20)])
+        assert storage.list_names(join(root, "deep")) == []
+    assert storage.read_bytes(uri) == content
+    assert storage.list_names(join(root, "deep")) == ["a.bin"]
+
+
+def test_what_breaks_off_while_it_is_written_never_appears(place, tmp_path, monkeypatch):
+    storage, root = place
+    monkeypatch.setattr("vgse.storage.storage.gettempdir", lambda: str(tmp_path))
+    storage.write_bytes(join(root, "a.bin"), b"old")
+
+    def write():
+        with storage.writing(join(root, "a.bin")) as sink:
+            sink.write(b"new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
+    assert storage.read_bytes(join(root, "a.bin")) == b"old"
+    assert storage.list_names(root) == ["a.bin"]
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_full_disk_is_named_while_it_is_written(tmp_path):
+    def write():
+        with Storage().writing(str(tmp_path / "results" / "a.bin")) as sink:
+            sink.write(b"x" * (1 << 20))
+
+    with files_end_after(1 << 16), pytest.raises(StorageError, match=r"a\.bin") as caught:
+        write()
+    assert "free space" in caught.value.remedy
+    assert list((tmp_path / "results").iterdir()) == []
 
 
 def test_a_folder_in_the_way_leaves_no_partial_file(tmp_path):

@@ -204,9 +204,9 @@ class Storage:
             partial = Path(f"{path if local else Path(gettempdir()) / 'vgse'}.{uuid.uuid4().hex}{_PARTIAL}")
             sink = partial.open("wb")
         try:
-            with sink:
-                yield sink
             with explained(uri, writing=True):
+                with sink:
+                    yield sink
                 partial.replace(path) if local else self._upload(partial, uri)
         finally:
             partial.unlink(missing_ok=True)
