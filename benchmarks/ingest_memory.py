@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from line_ups import CONFIG, ROOT
@@ -61,31 +61,38 @@ def _watched_crop(source: Path, images: Path, run: Path) -> dict[str, float]:
     peaks = {"driver": 0.0, "worker": 0.0, "driver_rss": 0.0, "worker_rss": 0.0, "ray": 0.0}
     with subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr) as process:
         while process.poll() is None:
-            _sample(psutil.Process(process.pid), peaks)
+            _sample(process.pid, peaks)
             time.sleep(PAUSE_S)
     assert process.returncode == 0, f"vgse crop ended with {process.returncode}"
     return {**peaks, "seconds": time.monotonic() - began}
 
 
-def _sample(driver: psutil.Process, peaks: dict[str, float]) -> None:
+def _sample(driver: int, peaks: dict[str, float]) -> None:
     """Raises the peaks to what the processes hold now."""
-    for process in [driver, *_below(driver)]:
+    for process in _tree(driver):
         try:
-            title = " ".join(process.cmdline()[:1])
-            status = Path(f"/proc/{process.pid}/status").read_text()
-        except (psutil.Error, OSError):  # It has ended meanwhile.
+            title = Path(f"/proc/{process}/cmdline").read_bytes()
+            status = Path(f"/proc/{process}/status").read_text()
+        except OSError:  # It has ended meanwhile.
             continue
-        who = "driver" if process.pid == driver.pid else "worker" if title.startswith("ray::") else "ray"
+        who = "driver" if process == driver else "worker" if title.startswith(b"ray::") else "ray"
         peaks[who] = max(peaks[who], _bytes(status, "RssAnon"))
         if who != "ray":
             peaks[f"{who}_rss"] = max(peaks[f"{who}_rss"], _bytes(status, "VmRSS"))
 
 
-def _below(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.Error:
-        return []
+def _tree(root: int) -> list[int]:
+    """A process and all below it."""
+    below: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            below.setdefault(int(parent), []).append(int(folder.name))
+    found, waiting = [], [root]
+    while waiting:
+        found.append(waiting.pop())
+        waiting += below.get(found[-1], [])
+    return found
 
 
 def _bytes(status: str, field: str) -> float:

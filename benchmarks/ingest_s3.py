@@ -44,4 +44,7 @@ def latency(folder: Path, images: int, rounds: int) -> dict[str, dict[str, float
                 assert near["checksum"] == far["checksum"]
                 rates[kind]["near"].append(near["rate"])
                 rates[kind]["far"].append(far["rate"])
-    return {kind: {where: median(found) for where, found in both.items()} for kind, both in rates.items()}
+    return {
+        kind: {"images": images, **{where: median(found) for where, found in both.items()}}
+        for kind, both in rates.items()
+    }
