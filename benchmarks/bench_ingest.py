@@ -104,7 +104,7 @@ def race(folder: Path, images: int, rounds: int, rivals: str, names: Sequence[st
     sums = {r["checksum"] for name in names if name != "naive" for r in found[name]}
     assert len(sums) == 1, f"contestants do not give the same patches of the same images: {found}"
     medians = {
-        name: {key: median(r[key] for r in runs) for key in ("images", "rate", "start", "all")}
+        name: {key: median(r[key] for r in runs) for key in ("images", "rate", "cpu_ms", "start", "all")}
         for name, runs in found.items()
     }
     return {name: {**medians[name], "rates": [r["rate"] for r in runs]} for name, runs in found.items()}

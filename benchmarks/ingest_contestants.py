@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from process_tree import cpu_seconds
 
 WORKERS, BATCH, SIZE, PATCHES = 2, 64, 64, 9
 # What `vgse crop` stores images at: a photograph of twice that or more is decoded at a half.
@@ -183,22 +184,29 @@ def files(folder: str, count: int) -> list[str]:
     return found
 
 
-def measure(delivered: Delivered) -> dict[str, float]:
-    """Images, checksum, and images per second; `first` and `ended` are moments of the system's monotonic clock.
+def measure(delivered: Delivered, count: int) -> dict[str, float]:
+    """Images, checksum, images per second, CPU milliseconds per image of all processes; `first` and `ended` are moments
+    of the system's monotonic clock.
 
     The rate is the slope of a line through what had been delivered when, from a tenth of the images to nine tenths: it
     takes neither the work that is under way at the start for nothing nor blocks that come together for speed.
     """
-    moments, images, checksum = [], 0, 0
+    moments: list[tuple[float, int]] = []
+    used: list[tuple[int, dict[int, float]]] = []
+    images = checksum = 0
     for more, summed in delivered:
         images, checksum = images + more, checksum + summed
         moments.append((time.monotonic(), images))
+        if images >= (0.1 + 0.8 * len(used)) * count and len(used) < 2:
+            used.append((images, cpu_seconds()))
     steady = [moment for moment in moments if 0.1 <= moment[1] / images <= 0.9]
     times, counts = np.array(steady).T
+    (first, before), (last, after) = used
     return {
         "images": images,
         "checksum": checksum,
         "rate": float(np.polyfit(times - times[0], counts, 1)[0]),
+        "cpu_ms": 1000 * sum(after[process] - before.get(process, 0.0) for process in after) / (last - first),
         "first": moments[0][0],
         "ended": moments[-1][0],
     }
@@ -206,4 +214,4 @@ def measure(delivered: Delivered) -> dict[str, float]:
 
 if __name__ == "__main__":
     one_thread()
-    print(json.dumps(measure(CONTESTANTS[sys.argv[1]](sys.argv[2], int(sys.argv[3])))))
+    print(json.dumps(measure(CONTESTANTS[sys.argv[1]](sys.argv[2], int(sys.argv[3])), int(sys.argv[3]))))

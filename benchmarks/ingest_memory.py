@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from line_ups import CONFIG, ROOT
+from process_tree import tree
 
 SIZES = (10_000, 100_000)
 PAUSE_S = 0.2
@@ -69,7 +69,7 @@ def _watched_crop(source: Path, images: Path, run: Path) -> dict[str, float]:
 
 def _sample(driver: int, peaks: dict[str, float]) -> None:
     """Raises the peaks to what the processes hold now."""
-    for process in _tree(driver):
+    for process in tree(driver):
         try:
             title = Path(f"/proc/{process}/cmdline").read_bytes()
             status = Path(f"/proc/{process}/status").read_text()
@@ -79,20 +79,6 @@ def _sample(driver: int, peaks: dict[str, float]) -> None:
         peaks[who] = max(peaks[who], _bytes(status, "RssAnon"))
         if who != "ray":
             peaks[f"{who}_rss"] = max(peaks[f"{who}_rss"], _bytes(status, "VmRSS"))
-
-
-def _tree(root: int) -> list[int]:
-    """A process and all below it."""
-    below: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            below.setdefault(int(parent), []).append(int(folder.name))
-    found, waiting = [], [root]
-    while waiting:
-        found.append(waiting.pop())
-        waiting += below.get(found[-1], [])
-    return found
 
 
 def _bytes(status: str, field: str) -> float:

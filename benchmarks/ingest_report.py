@@ -40,11 +40,12 @@ Measured {date.today()} on {os.cpu_count()} cores ({platform.machine()}, {platfo
 250 photographs of ImageNet (mean 110 kB, mostly 500 x 375) under as many ids as the size says. Two workers each,
 processes of their own, one after another, round by round; medians of the rounds. Images per second are those between
 a tenth and nine tenths of the images; "start" is from the process's start to its first batch, imports and Ray's start
-included, "all" to its last. All but the Pillow line run the same kernels and gave the same patches (checksum of every
-image's pixels). Pixels reach the main process, except in the bare loop, whose workers take the checksum themselves.
+included, "all" to its last; CPU is that of all its processes together, in the same stretch. All but the Pillow line run
+the same kernels and gave the same patches (checksum of every image's pixels). Pixels reach the main process, except in
+the bare loop, whose workers take the checksum themselves.
 
-| images | who | reads | images/s | by round | vgse / who | start, s | all, s |
-|---|---|---|---|---|---|---|---|
+| images | who | reads | images/s | by round | vgse / who | CPU, ms/image | start, s | all, s |
+|---|---|---|---|---|---|---|---|---|
 {_race_rows(races)}
 
 ## Segmentation
@@ -74,7 +75,8 @@ def _race_rows(races: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> str:
             by_round = ", ".join(f"{rate:,.0f}" for rate in r["rates"])
             rows.append(
                 f"| {int(r['images']):,} | {WHO[name]} | {READS.get(name, 'files')} | {r['rate']:,.1f} | {by_round} | "
-                f"{'' if name.startswith('ours') else f'{ours:.3f}'} | {r['start']:.1f} | {r['all']:.1f} |"
+                f"{'' if name.startswith('ours') else f'{ours:.3f}'} | {r['cpu_ms']:.2f} | "
+                f"{r['start']:.1f} | {r['all']:.1f} |"
             )
     return "\n".join(rows)
 
