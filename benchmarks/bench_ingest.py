@@ -37,7 +37,7 @@ RIVALS = (
 )  # fmt: skip
 KINDS = ("files", "tar", "parquet", "litdata", "mds")
 # Images read from S3.
-FAR_SIZE = 6_000
+FAR_SIZE = 4_000
 # In this order, round by round.
 LINE_UP = ("pool", "ours", "dataloader", "naive", "webdataset", "ours_tar", "litdata", "streaming")
 # Of the images that the others take: this one takes about ten times as long.
@@ -158,9 +158,9 @@ def main() -> None:
     """Measures, writes the page, prints the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, default=ROOT.parent / "shared")
-    parser.add_argument("--folder", type=Path, default=ROOT / ".data/ingest", help="where data is written, 10 GB")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".data/ingest", help="where data is written, 6 GB")
     parser.add_argument("--rivals", type=Path, help="the rivals' environment (FOLDER/rivals)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[2_000, 12_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2_000, 8_000])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="the smaller size, one round; writes no page")
     parser.add_argument("--memory", action="store_true", help="peak memory at 10,000 and 100,000 images too")
