@@ -59,6 +59,7 @@ def test_a_changed_setting_reaches_its_stage_and_all_after_it(sections, first):
     [
         {"run": "elsewhere"},
         {"encode": {"batch_size": 8}},
+        {"crop": {"max_quarantined": 0.01}},
         {"cluster": {"max_failures": 9, "checkpoint_every": 2}},
         {"cluster": {"validate_every": 1, "validation_images": 9, "keep_best": 3, "log_to": ["mlflow"]}},
         {"resources": {"workers": 2}},
@@ -75,7 +76,8 @@ def test_what_the_evaluation_sees_of_images_trains_nothing_anew(evaluate):
 
 
 @pytest.mark.parametrize(
-    ("name", "first"), [("data", "crop"), ("splits", "encode"), ("words", "cluster"), ("knowledge", "relate")]
+    ("name", "first"),
+    [("data", "crop"), ("splits", "encode"), ("mended", "encode"), ("words", "cluster"), ("knowledge", "relate")],
 )
 def test_changed_inputs_reach_who_reads_them(name, first):
     inputs = Inputs(**{**vars(INPUTS), name: "other"})

@@ -182,10 +182,15 @@ def spoil(images, count):
     return before
 
 
-@pytest.mark.parametrize("rows", [1, 50])
-def test_the_digest_is_that_of_one_process_without_ray(ray_session, config, tmp_path, rows):
-    assert cli("crop", config, "--crop.rows-per-shard", rows) == 0
+@pytest.mark.parametrize(("setting", "value", "shards"), [("rows-per-shard", 1, 192), ("shard-mb", 0.02, None)])
+def test_the_digest_is_that_of_one_process_without_ray(ray_session, config, tmp_path, setting, value, shards):
+    assert cli("crop", config, f"--crop.{setting}", value) == 0
     assert receipt(tmp_path / "run")["details"]["digest"] == digest_without_ray(config)
+    paths = list((tmp_path / "run" / "patches").glob("*.parquet"))
+    assert shards in (None, len(paths))
+    if setting == "shard-mb":  # By a sample of the images, without what Parquet itself needs.
+        content = [pq.read_table(path, columns=["image", "boxes"]).nbytes for path in paths]
+        assert 0.6 * value * 1e6 < np.mean(content) < 1.1 * value * 1e6
 
 
 def test_images_that_were_mended_are_taken_in_later(ray_session, config, images, tmp_path, capsys):
