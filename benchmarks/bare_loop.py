@@ -7,13 +7,21 @@ optimiser as `vgse cluster`.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 
 def bare_rows_per_second(
-    inputs: np.ndarray, labels: np.ndarray, words_SW: np.ndarray, network: Any, cluster: Any, threads: int, epochs: int
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    words_SW: np.ndarray,
+    network: Any,
+    cluster: Any,
+    threads: int,
+    epochs: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Rows per second of the epochs after the first.
 
@@ -25,6 +33,7 @@ def bare_rows_per_second(
         cluster: the section of the configuration.
         threads: of PyTorch.
         epochs: in all.
+        clock: tells seconds.
     """
     import torch
     from torch.nn import functional
@@ -44,7 +53,7 @@ def bare_rows_per_second(
     generator, started, rows = np.random.default_rng(0), 0.0, 0
     for epoch in range(epochs):
         if epoch == 1:
-            started, rows = time.perf_counter(), 0
+            started, rows = clock(), 0
         order = generator.permutation(len(labels))
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
@@ -68,4 +77,4 @@ def bare_rows_per_second(
             at = (written + torch.arange(len(chosen))) % size
             bank_MF[at], bank_MK[at], coarse_MF[at] = unit_BF, a_BK.detach(), unit_BF.bfloat16()
             written, rows = written + len(chosen), rows + len(chosen)
-    return rows / (time.perf_counter() - started)
+    return rows / (clock() - started)
