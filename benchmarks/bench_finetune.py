@@ -25,6 +25,8 @@ from line_ups import MODELS, ROOT, TEXTS, LineUp, base, judge, stages
 
 RESULTS = ROOT / "benchmarks/results/finetune.md"
 SPLITS = 3
+# Patches of test images would have to be encoded by every network.
+WHOLE = ("--evaluate.features", "whole")
 KEYS = [(model, figure) for model in MODELS for figure in ("T1", "H")]
 # Under the same r, without visual content.
 BLIND = ("one_hot", "random")
@@ -50,7 +52,7 @@ def trained(options: argparse.Namespace) -> tuple[Path, Path, tuple[str, ...], t
         *always, "--cluster.mode", "finetune", "--cluster.heads-from", str(frozen), "--cluster.batch-size", "128",
         "--cluster.epochs", str(options.epochs), "--cluster.learning-rate", "1e-3",
         "--cluster.backbone-learning-rate", str(options.rate), "--cluster.mixed-precision", "false",
-        "--resources.workers", str(os.cpu_count()), "--resources.cpus-per-worker", "1",
+        "--resources.workers", str(os.cpu_count()), "--cluster.warmup-epochs", "0.2", *WHOLE,
     )  # fmt: skip
     stages(frozen, on_frozen, "crop", "encode", "cluster", "embed")
     stages(fine, on_fine, "crop", "encode", "cluster", "embed")
@@ -60,7 +62,7 @@ def trained(options: argparse.Namespace) -> tuple[Path, Path, tuple[str, ...], t
 def judged(frozen: Path, fine: Path, on_frozen: tuple[str, ...], on_fine: tuple[str, ...]) -> dict[str, Any]:
     """evaluation.json of the three settings."""
     beside = Path("..") / fine.name / "embeddings"
-    on_cached = {FROZEN: LineUp((), "embeddings"), MIXED: LineUp((), str(beside))}
+    on_cached = {FROZEN: LineUp(WHOLE, "embeddings"), MIXED: LineUp(WHOLE, str(beside))}
     found = judge(frozen, on_frozen, on_cached, SPLITS) | judge(fine, on_fine, {FINE: LineUp((), "embeddings")}, SPLITS)
     return {setting: found[setting] for setting in SETTINGS}
 
@@ -104,9 +106,9 @@ def shown(difference: np.ndarray) -> bool:
 
 
 def similarity(evaluation: dict[str, Any], arm: str) -> np.ndarray:
-    """Correlation of class similarity with image-prototype similarity, by class split."""
+    """Correlation of class similarity with image-prototype similarity, by class split; NaN where there is none."""
     found = evaluation["similarity"][arm]
-    return np.array(found["values"] if isinstance(found, dict) else [found])
+    return np.array(found["values"] if isinstance(found, dict) else [found], float)
 
 
 def questions(results: dict[str, Any]) -> dict[str, dict[tuple[str, str], np.ndarray]]:
@@ -159,7 +161,7 @@ unseen classes, names and texts, {options.clusters} clusters. EfficientNet-Lite0
 features; fine-tuned: from these heads {options.epochs} epochs of all layers in batches of 128 with augmentation, learning rate
 {options.rate:g} for the backbone and 1e-3 for the heads, one network a class split, which also serves for the choices: it
 has met the val classes, so that constants of GZSL (and H) may suit the fine-tuned features less well than the frozen
-ones; arms of the same setting share that. Each setting is judged on its own image features.
+ones; arms of the same setting share that. Each setting is judged on its own features of whole images.
 
 Measured {date.today()} on {os.cpu_count()} cores ({platform.machine()}, {platform.system()}), no GPU, with
 `uv run python benchmarks/bench_finetune.py --images {options.images} --size {options.size} --epochs {options.epochs} --rate {options.rate:g} --clusters {options.clusters}`.
@@ -186,8 +188,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=ROOT / "runs/finetune")
     parser.add_argument("--images", type=int, default=20, help="per class")
     parser.add_argument("--size", type=int, default=64, help="side of a patch in pixels")
-    parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning")
-    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate of the backbone")
+    parser.add_argument("--epochs", type=int, default=1, help="of fine-tuning")
+    parser.add_argument("--rate", type=float, default=3e-4, help="learning rate of the backbone")
     parser.add_argument("--clusters", type=int, default=150)
     options = parser.parse_args()
     frozen, fine, on_frozen, on_fine = trained(options)

@@ -50,17 +50,13 @@ CASES = {
 }
 
 
-def run_of(name: str, case: Case, folder: Path, source: Path, size: int) -> tuple[Path, tuple[str, ...]]:
-    """The run directory of a case at a size, and its overrides."""
-    return folder / f"{name}-{size}", (
+def measured(name: str, case: Case, folder: Path, source: Path, size: int) -> dict[str, float]:
+    """Rows per second of ours and of the bare loop, and our share of time spent waiting."""
+    run = folder / f"{name}-{size}"
+    overrides = (
         *base(source, 1), *case.overrides, "--data.images-per-class", str(size), "--cluster.epochs", str(EPOCHS),
         "--cluster.no-validation-fit", "--resources.workers", "1",
     )  # fmt: skip
-
-
-def measured(name: str, case: Case, folder: Path, source: Path, size: int) -> dict[str, float]:
-    """Rows per second of ours and of the bare loop, and our share of time spent waiting."""
-    run, overrides = run_of(name, case, folder, source, size)
     stages(run, overrides, "crop", "encode")
     # Ours leaves a CPU to cutting in finetune; the bare loop gets the threads that ours has.
     threads = max(1, (os.cpu_count() or 1) - case.finetune)
@@ -87,25 +83,6 @@ def _bare(run: Path, overrides: Sequence[str], threads: int) -> float:
 def _bare_here(run: Path, overrides: Sequence[str], threads: int) -> float:
     from bare_loop import bare_rows_per_second
 
-    data = prepared(run, overrides)
-    return bare_rows_per_second(
-        data.inputs, data.labels, data.words_SW, data.network, data.config.cluster, threads, EPOCHS
-    )
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the final fit of a run's first class split trains on, in memory, and its network at the start."""
-
-    inputs: np.ndarray
-    labels: np.ndarray
-    words_SW: np.ndarray
-    network: Any
-    config: Any
-
-
-def prepared(run: Path, overrides: Sequence[str]) -> Prepared:
-    """Reads it from a run directory that is cropped and encoded."""
     from vgse.data.words import prepare_words
     from vgse.pipeline.crop import committed_images
     from vgse.pipeline.features import patch_features, training_rows
@@ -117,12 +94,13 @@ def prepared(run: Path, overrides: Sequence[str]) -> Prepared:
     labels_I = frame.class_name[chosen].map({name: i for i, name in enumerate(problem.seen)}).to_numpy(np.int64)
     words_SW = prepare_words(plan.words(problem.seen), np.ones(len(problem.seen), bool), "centred")
     network = NetworkRecipe.of(plan.config, len(problem.seen), words_SW.shape[1]).build(plan.storage)
-    if plan.config.cluster.mode == "frozen":
+    cluster = plan.config.cluster
+    if cluster.mode == "frozen":
         inputs = patch_features(plan, frame, chosen).read_all()
         labels = np.repeat(labels_I, plan.config.crop.patches)
     else:
         inputs, labels = _pixels(plan, frame, chosen, labels_I, network.backbone.spec.input_size)
-    return Prepared(inputs, labels, words_SW, network, plan.config)
+    return bare_rows_per_second(inputs, labels, words_SW, network, cluster, threads, EPOCHS)
 
 
 def _pixels(
