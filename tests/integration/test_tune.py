@@ -80,11 +80,11 @@ def campaign(ray_session, config_file) -> Campaign:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    end = time.monotonic() + 150
+    end = time.monotonic() + 300
     try:
         while not journal(folder):
             assert process.poll() is None, process.stdout.read().decode()
-            assert time.monotonic() < end, "waited 150 s for the first trial to end"
+            assert time.monotonic() < end, "waited 300 s for the first trial to end"
             time.sleep(0.02)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
