@@ -18,10 +18,11 @@ KEY, SECRET = "vgse-local-key", "vgse-local-secret"
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server: its endpoint, the folder whose subfolders are the buckets, and how to reach it."""
+    """A running server: its endpoint, the folder whose subfolders are the buckets, its process, how to reach it."""
 
     endpoint: str
     folder: Path
+    pid: int
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,7 +48,7 @@ def serve_s3(folder: Path, port: int = 0) -> Iterator[S3Server]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(port, process)
-        yield S3Server(f"http://127.0.0.1:{port}", folder)
+        yield S3Server(f"http://127.0.0.1:{port}", folder, process.pid)
     finally:
         process.terminate()
         process.wait(10)

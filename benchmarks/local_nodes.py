@@ -1,0 +1,181 @@
+"""A Ray cluster of several nodes on this machine, each with a folder for temporary files that no other node sees.
+
+`ray start --head` and one `ray start --address` per further node, in mount namespaces of their own (Linux, as root):
+every node finds its own empty folder at the same TMPDIR. So what a worker keeps on its disk (downloads, unpacked code,
+Ray's session) is out of the others' reach, as on machines of a cloud, and a path that only the driver has breaks.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_READY_S = 180
+
+
+@dataclass(frozen=True)
+class LocalNodes:
+    """A running cluster: the address of its head, and where jobs are submitted."""
+
+    address: str
+    jobs: str
+    isolated: bool
+
+
+@contextmanager
+def local_nodes(nodes: int, cpus_each: int, folder: Path) -> Iterator[LocalNodes]:
+    """Starts `nodes` nodes with `cpus_each` logical CPUs, and ends their processes (no others) with the block.
+
+    Args:
+        nodes: the head among them.
+        cpus_each: of every node, the head too.
+        folder: for temporary files; a short path, since sockets lie in it.
+    """
+    isolated = _may_isolate()
+    head, dashboard = _free_port(), _free_port()
+    started: list[subprocess.Popen[bytes]] = []
+    # A cluster for this program alone, on the loopback: nodes, jobs and this process do without Ray's token.
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    shared = folder / "tmp"
+    shared.mkdir(parents=True, exist_ok=True)
+    try:
+        for number in range(nodes):
+            where = ["--head", f"--port={head}", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
+            where += [f"--ray-client-server-port={_free_port()}", f"--temp-dir={shared / 'ray'}"]
+            arguments = where if number == 0 else [f"--address=127.0.0.1:{head}"]
+            started.append(_start(arguments, cpus_each, folder / f"node-{number}", shared, isolated))
+            if number == 0:
+                _wait_for(f"http://127.0.0.1:{dashboard}/api/version", started[0])
+        while not _joined(f"127.0.0.1:{head}", nodes, started):
+            # On a busy machine a node gives up when its agent takes 15 s to start; it is started again.
+            for number in [n for n in range(1, nodes) if started[n].poll() is not None]:
+                private = folder / f"node-{number}"
+                started[number] = _start([f"--address=127.0.0.1:{head}"], cpus_each, private, shared, isolated)
+        yield LocalNodes(f"127.0.0.1:{head}", f"http://127.0.0.1:{dashboard}", isolated)
+    finally:
+        _end(started)
+
+
+def _start(arguments: list[str], cpus: int, private: Path, shared: Path, isolated: bool) -> subprocess.Popen[bytes]:
+    private.mkdir(parents=True, exist_ok=True)
+    ray = str(Path(sys.executable).parent / "ray")
+    command = [ray, "start", *arguments, "--block", "--disable-usage-stats", f"--num-cpus={cpus}"]
+    # Ports that are given need not be waited for: a node gives up when its agent takes 15 s to name them.
+    agents = (
+        "dashboard-agent-listen-port",
+        "dashboard-agent-grpc-port",
+        "runtime-env-agent-port",
+        "metrics-export-port",
+    )
+    command += ["--node-ip-address=127.0.0.1", *(f"--{name}={_free_port()}" for name in agents)]
+    command += ["--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={512 * 2**20}"]
+    if isolated:
+        script = 'mount --bind "$0" "$1" && shift && exec "$@"'
+        command = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            script,
+            str(private),
+            str(shared),
+            *command,
+        ]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment |= {
+        "TMPDIR": str(shared),
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    log = (private.parent / f"{private.name}.log").open("wb")
+    return subprocess.Popen(
+        command, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def _may_isolate() -> bool:
+    """Whether this user may give processes a view of the file system of their own."""
+    try:
+        return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(_READY_S):
+        if process.poll() is not None:
+            raise RuntimeError(f"ray start ended at once with code {process.returncode}")
+        try:
+            urllib.request.urlopen(url, timeout=1).close()
+            return
+        except urllib.error.HTTPError:
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+    raise RuntimeError(f"{url} did not answer in {_READY_S} s")
+
+
+def _joined(address: str, nodes: int, started: list[subprocess.Popen[bytes]]) -> bool:
+    """Waits until all nodes have joined; False where one has ended instead."""
+    from ray._raylet import GcsClient
+
+    client = GcsClient(address=address)
+    for _ in range(_READY_S):
+        alive = [info for info in client.get_all_node_info().values() if info.state == 0]
+        if len(alive) == nodes:
+            return True
+        if any(process.poll() is not None for process in started[1:]):
+            return False
+        time.sleep(1)
+    raise RuntimeError(f"{nodes} nodes did not join {address} in {_READY_S} s")
+
+
+def _end(started: list[subprocess.Popen[bytes]]) -> None:
+    """Ends the nodes, workers first joined last, and whatever of their descendants outlives them."""
+    family = {process.pid: _descendants(process.pid) for process in started}
+    for process in reversed(started):
+        process.terminate()
+    for process in reversed(started):
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+    for pid in {pid for pids in family.values() for pid in pids}:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _descendants(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(entry.name))
+    found, pending = [], [root]
+    while pending:
+        found += (below := children.get(pending.pop(), []))
+        pending += below
+    return found
