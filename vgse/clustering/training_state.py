@@ -48,8 +48,8 @@ def unpack(
     parameters = dict(network.named_parameters())
     for path, value in moments.items():
         name, key = path.rsplit("/", 1)
-        # AdamW keeps its step counters on the CPU. Its one-pass kernel walks parameters and moments by their storage, so
-        # that moments must lie as their parameter does (channels last), which files do not keep.
+        # AdamW keeps its step counters on the CPU. Its one-pass kernel walks parameters and moments by their storage:
+        # moments must lie as their parameter does (channels last), which files do not keep.
         kept = value if key == "step" else torch.empty_like(parameters[name]).copy_(value)
         optimizer.state[parameters[name]][key] = kept
     bank.load_state_dict(_below("bank.", tensors))
