@@ -37,6 +37,10 @@ class Progress:
         self._stage, self._quiet = stage, quiet
         self._bar: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray Tune writes down all that it is given. A bar is bound to this process's terminal, which may be no file.
+        return {**self.__dict__, "_bar": None}
+
     def start(self, total: int, unit: str, *, done: int = 0) -> None:
         """Begins a bar over `total` units, `done` of which an earlier attempt finished."""
         self.close()
