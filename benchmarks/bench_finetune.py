@@ -96,7 +96,7 @@ def margin(evaluation: dict[str, Any], key: tuple[str, str]) -> np.ndarray:
 
 def told(difference: np.ndarray) -> str:
     """A paired difference with its standard deviation over class splits, and its sign in every one of them."""
-    signs = "".join("+" if each > 0 else "-" for each in difference)
+    signs = "".join("0+-"[int(np.sign(round(float(each), 2)))] for each in difference)
     return f"{difference.mean():+.1f} ± {difference.std(ddof=1):.1f} ({signs})"
 
 
@@ -152,9 +152,10 @@ def report(options: argparse.Namespace, results: dict[str, Any], line: dict[str,
     answer = f"Shown in {', '.join(verdict)}." if verdict else "Not shown: no figure's margin grew beyond its spread."
     return f"""# Does fine-tuning make the visual part count?
 
-{answer} "Visual part" is VGSE over the better of the arms without visual content (`one_hot`, `random` of five draws)
-under the same r, and "shown" means that this margin grew on every class split and by more than twice its standard
-error.
+{answer}
+
+"Visual part" is VGSE over the better of the arms without visual content (`one_hot`, `random` of five draws) under the
+same r, and "shown" means that this margin grew on every class split and by more than twice its standard error.
 
 CIFAR-100 in small: {options.images} training images of each class and as many test images, {SPLITS} class splits of 80 seen and 20
 unseen classes, names and texts, {options.clusters} clusters. EfficientNet-Lite0 at {options.size} px; frozen: heads of 15 epochs on cached
