@@ -41,7 +41,7 @@ from vgse.clustering.objective import objective
 from vgse.clustering.training import FitSettings, fit
 from vgse.config_loading import parse_config
 from vgse.data.words import prepare_words
-from vgse.pipeline.crop import committed_images
+from vgse.pipeline.accounts import committed_images
 from vgse.pipeline.features import patch_features, training_rows
 from vgse.pipeline.fit_worker import fit_settings
 from vgse.pipeline.plan import make_plan

@@ -84,7 +84,7 @@ def _bare_here(run: Path, overrides: Sequence[str], threads: int) -> float:
     from bare_loop import bare_rows_per_second
 
     from vgse.data.words import prepare_words
-    from vgse.pipeline.crop import committed_images
+    from vgse.pipeline.accounts import committed_images
     from vgse.pipeline.features import patch_features, training_rows
     from vgse.pipeline.networks import NetworkRecipe
 

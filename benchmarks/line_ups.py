@@ -112,7 +112,7 @@ def _judge_split(number: int, folder: Path, always: Sequence[str], line_ups: Map
     """One class split: results by arm and similarity by arm, of every line-up."""
     import torch
 
-    from vgse.pipeline.crop import committed_images
+    from vgse.pipeline.accounts import committed_images
     from vgse.pipeline.evaluate import prepared_episode, zsl_settings
 
     torch.set_num_threads(1)

@@ -35,7 +35,7 @@ def train_here(folder: Path, always: Sequence[str], settings: Mapping[str, Seque
 def _train(folder: Path, overrides: Sequence[str], kept: Path) -> None:
     import torch
 
-    from vgse.pipeline.crop import committed_images
+    from vgse.pipeline.accounts import committed_images
 
     torch.set_num_threads(1)
     plan = plan_of(folder, overrides)

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vgse.config_loading import parse_config
-from vgse.pipeline.crop import committed_images
+from vgse.pipeline.accounts import committed_images
 from vgse.pipeline.plan import make_plan
 from vgse.pipeline.stage import run_stages
 from vgse.receipts import STAGES

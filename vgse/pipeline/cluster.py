@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from vgse.data.words import prepare_words
-from vgse.pipeline.crop import committed_images
+from vgse.pipeline.accounts import committed_images
 from vgse.pipeline.features import patch_features, training_rows
 from vgse.pipeline.fit_task import FitTask
 from vgse.pipeline.fit_worker import train_problems

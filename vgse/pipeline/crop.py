@@ -23,7 +23,6 @@ from vgse.data.readers import read_images
 from vgse.data.units import cut_units
 from vgse.errors import DataError
 from vgse.pipeline.accounts import (
-    committed_images,
     committed_table,
     digest,
     prove,
@@ -33,8 +32,6 @@ from vgse.pipeline.accounts import (
 from vgse.pipeline.crop_shard import crop_image, crop_units
 from vgse.pipeline.plan import Plan
 from vgse.pipeline.stage import Progress, StageOutcome
-
-__all__ = ["committed_images", "outputs", "retry_quarantined", "run", "shard_name"]
 
 # Images that are cropped beforehand to learn how many make a shard.
 _SAMPLE = 24

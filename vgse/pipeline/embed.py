@@ -17,8 +17,8 @@ import pandas as pd
 import pyarrow as pa
 
 from vgse.clustering.embedding import ClassEmbeddingSums
+from vgse.pipeline.accounts import committed_images
 from vgse.pipeline.cluster import network_folder, serving
-from vgse.pipeline.crop import committed_images
 from vgse.pipeline.embed_shard import EmbedShard, EmbedTask
 from vgse.pipeline.export import write_features_mat
 from vgse.pipeline.features import episode_rows, patches_wanted, training_rows

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pandas as pd
 import pyarrow as pa
 
-from vgse.pipeline.crop import committed_images
+from vgse.pipeline.accounts import committed_images
 from vgse.pipeline.features import PARTS, feature_name, patches_wanted
 from vgse.pipeline.plan import Plan
 from vgse.pipeline.stage import Progress, StageOutcome

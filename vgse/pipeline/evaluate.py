@@ -17,7 +17,7 @@ import pandas as pd
 
 from vgse import __version__
 from vgse.config import Config
-from vgse.pipeline.crop import committed_images
+from vgse.pipeline.accounts import committed_images
 from vgse.pipeline.embed import SeenEmbeddings, features_folder, read_embeddings
 from vgse.pipeline.features import episode_rows
 from vgse.pipeline.image_features import image_features

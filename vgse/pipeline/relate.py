@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from vgse import __version__
 from vgse.config import RelateConfig, ResourcesConfig
-from vgse.pipeline.crop import committed_images
+from vgse.pipeline.accounts import committed_images
 from vgse.pipeline.embed import read_embeddings
 from vgse.pipeline.export import write_class_embeddings_mat
 from vgse.pipeline.plan import Plan, Problem

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from vgse.config import Config
 from vgse.config_loading import fingerprint
 from vgse.data.knowledge import check_weights
-from vgse.pipeline.crop import committed_images
+from vgse.pipeline.accounts import committed_images
 from vgse.pipeline.evaluate import problem_episode, zsl_settings
 from vgse.pipeline.normal_equations import accumulated
 from vgse.pipeline.plan import Plan, make_plan

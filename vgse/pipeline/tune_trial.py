@@ -19,8 +19,8 @@ from ray import tune
 
 from vgse.clustering.embedding import ClassEmbeddingSums
 from vgse.config_loading import fingerprint
+from vgse.pipeline.accounts import committed_images
 from vgse.pipeline.cluster import fit_task, serving
-from vgse.pipeline.crop import committed_images
 from vgse.pipeline.embed import add_shard, embed_task, shard_blocks
 from vgse.pipeline.embed_shard import EmbedShard
 from vgse.pipeline.fit_worker import Place, train_fit
