@@ -97,7 +97,8 @@ def trainings_alone(folder: Path, always: Sequence[str]) -> float:
 def _train_alone(folder: Path, always: tuple[str, ...], num_clusters: int, scratch: Path) -> None:
     from vgse.pipeline.accounts import committed_images
     from vgse.pipeline.cluster import fit_task
-    from vgse.pipeline.fit_worker import Place, train_fit
+    from vgse.pipeline.fit_task import Place
+    from vgse.pipeline.fit_worker import train_fit
     from vgse.pipeline.session import limit_threads
 
     limit_threads(1)

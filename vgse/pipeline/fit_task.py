@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Which worker of a group this is: its rank, their number, how many of them share this machine, its device."""
+
+    rank: int = 0
+    world: int = 1
+    on_node: int = 1
+    device: Any = "cpu"
+
+
+@dataclass(frozen=True)
 class FitTask:
     """What workers need to train one problem's network: `features`, or the `layout` of the shards they stream from.
 
@@ -47,8 +57,7 @@ class FitTask:
         self,
         settings: Mapping[str, Any],
         network: ClusterNetwork,
-        rank: int,
-        world_size: int,
+        place: Place,
         memory: int,
         say: Callable[[str], None],
     ) -> BatchSource:
@@ -58,8 +67,7 @@ class FitTask:
             settings: what the group of workers was started with (`storage`, `run`, `board`, `cluster`,
                 `cutting_cpus`).
             network: whose input size the pixels have.
-            rank: of this worker.
-            world_size: number of workers.
+            place: of this worker in the group.
             memory: bytes that this worker may hold features in.
             say: told where the features are.
         """
@@ -71,7 +79,8 @@ class FitTask:
             assert self.features is not None
             held, said = held_rows(self.features, memory)
             say(said)
-            return InMemoryBatches(held, self.labels, cluster.batch_size, rank, world_size, seed)
+            ahead = held is self.features or str(place.device) != "cpu"
+            return InMemoryBatches(held, self.labels, cluster.batch_size, place.rank, place.world, seed, ahead=ahead)
         from vgse.pipeline.patch_stream import streamed_batches
 
         assert network.backbone is not None
@@ -84,7 +93,7 @@ class FitTask:
             patches=self.patches,
             size=network.backbone.spec.input_size,
             seed=seed,
-            rank=rank,
-            world_size=world_size,
+            rank=place.rank,
+            world_size=place.world,
             cpus=settings["cutting_cpus"],
         )

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vgse.config import ClusterConfig
 from vgse.errors import VgseError
-from vgse.pipeline.fit_task import FitTask
+from vgse.pipeline.fit_task import FitTask, Place
 from vgse.pipeline.frozen_heads import load_heads
 from vgse.storage import Storage
 
 if TYPE_CHECKING:
     from vgse.clustering.training import Validate
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which worker of a group this is: its rank, their number, how many of them share this machine, its device."""
-
-    rank: int = 0
-    world: int = 1
-    on_node: int = 1
-    device: Any = "cpu"
 
 
 def train_problems(settings: dict[str, Any]) -> None:
@@ -47,7 +36,7 @@ def train_problems(settings: dict[str, Any]) -> None:
     )
     try:
         for task in settings["tasks"]:
-            train_fit(task, settings, place, ray.train.report)
+            train_fit(task, settings, place)
             board.served()
     except VgseError as error:
         board.fail(error)
@@ -58,7 +47,7 @@ def train_fit(
     task: FitTask,
     settings: dict[str, Any],
     place: Place,
-    report: Callable[[dict[str, Any]], None],
+    report: Callable[[dict[str, float]], None] = lambda figures: None,
     on_step: Callable[[int, int], None] = lambda step, steps: None,
     looked: Callable[[Validate], Validate] = lambda validate: validate,
 ) -> None:
@@ -102,11 +91,11 @@ def train_fit(
     # A finished fit is only loaded, and its features are not worth reading.
     finished = saved is not None and saved.state["finished"]
     memory = 0 if finished else free_memory() // 2 // place.on_node
-    source = task.source(settings, network, rank, world, memory, (lambda said: None) if finished else journal.say)
+    source = task.source(settings, network, place, memory, (lambda said: None) if finished else journal.say)
 
     def on_epoch(figures: dict[str, float]) -> None:
         journal.epoch(figures)
-        report({"fit": task.name, **figures})
+        report(figures)
 
     def stepped(step: int, steps: int) -> None:
         journal.step(step, steps)

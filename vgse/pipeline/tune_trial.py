@@ -23,7 +23,8 @@ from vgse.pipeline.accounts import committed_images
 from vgse.pipeline.cluster import fit_task, serving
 from vgse.pipeline.embed import add_shard, embed_task, shard_blocks
 from vgse.pipeline.embed_shard import EmbedShard
-from vgse.pipeline.fit_worker import Place, train_fit
+from vgse.pipeline.fit_task import Place
+from vgse.pipeline.fit_worker import train_fit
 from vgse.pipeline.plan import Plan
 from vgse.pipeline.problems import Problem
 from vgse.pipeline.session import keep_freed_memory, limit_threads
