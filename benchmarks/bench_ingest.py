@@ -190,7 +190,9 @@ def main() -> None:
     if memory:
         line["rss_ratio"] = round(memory["ratio"], 4)
     if not options.quick:
-        RESULTS.write_text(report(sys.argv[1:], boxes, races, far, memory, line))
+        # Folders are this machine's own.
+        arguments = [each if "/" not in each else "FOLDER" for each in sys.argv[1:]]
+        RESULTS.write_text(report(arguments, boxes, races, far, memory, line))
     print(json.dumps(line))
 
 
