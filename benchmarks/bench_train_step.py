@@ -98,7 +98,8 @@ def _ours(inputs: np.ndarray, labels: np.ndarray, words_SW: np.ndarray, network:
     limit_threads(1)
     torch.set_float32_matmul_precision("high")
     kind = InMemoryBatches if network.backbone is None else Pixels
-    source = kind(inputs, labels, cluster.batch_size, 0, 1, 0)
+    # As `FitTask.source` has it on a CPU: features are gathered in line, pixels come one batch ahead.
+    source = kind(inputs, labels, cluster.batch_size, 0, 1, 0, ahead=network.backbone is not None)
     marks: dict[int, float] = {}
 
     def on_step(step: int, steps: int) -> None:

@@ -229,10 +229,11 @@ def test_every_row_comes_once_per_epoch_in_the_same_global_batches(world_size: i
     assert not np.array_equal(alone[0], other_epoch)
 
 
-def test_a_memory_map_serves_as_features(tmp_path: Path):
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_memory_map_serves_as_features(tmp_path: Path, ahead: bool):
     features, labels, _ = _data()
     np.save(tmp_path / "features.npy", features)
-    source = InMemoryBatches(np.load(tmp_path / "features.npy", mmap_mode="r"), labels, 100, 0, 1, 0)
+    source = InMemoryBatches(np.load(tmp_path / "features.npy", mmap_mode="r"), labels, 100, 0, 1, 0, ahead=ahead)
     batches = list(source.epoch(0))
     rows = np.concatenate(list(source.row_numbers(0)))
     assert batches[0].inputs.dtype == torch.float32

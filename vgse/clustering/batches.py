@@ -64,8 +64,8 @@ class InMemoryBatches:
         world_size: number of ranks.
         seed: of the permutations.
         ahead: whether a batch is gathered while the one before is computed on. That hides reading, and gathering where
-            a GPU computes; where the rows are in memory and these CPUs compute, it takes from them more than it gives
-            (5 to 10 % of a step of the frozen heads on two CPUs).
+            a GPU computes; where the rows are in memory and these CPUs compute, the thread that gathers takes a core
+            from those that compute (figures in benchmarks/results/train.md).
     """
 
     def __init__(
