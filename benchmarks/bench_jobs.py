@@ -1,10 +1,15 @@
-"""Jobs on a real head that starts from nothing: exit codes, and the code that is shipped.
+"""Jobs on a real head that starts from nothing: exit codes, stop and resume, a cluster that has to grow.
 
     uv run python benchmarks/bench_jobs.py
 
-Starts a head with CPU 0 and Ray's own autoscaler (v2) over nodes that are processes of this machine, and submits with
-`ray job submit --working-dir .` as a user would: a configuration with an unknown key must end as FAILED, with exit code
-2 and our message in its log and no traceback; the code that a job imports must be that of the working directory.
+Starts a head with CPU 0 and Ray's own autoscaler (v2) over nodes that are processes of this machine, 0 to 1 CPU node
+and 0 to 1 node with a GPU on paper, and submits with `ray job submit --working-dir .` as a user would:
+
+1. a configuration with an unknown key: FAILED, exit code 2 in its log with the message, and nothing was started; and
+   the code that a job imports is that of the working directory;
+2. the demo's images: stopped by `ray job stop` once crop is done, submitted again, and finished;
+3. a stage that no node can serve: FAILED within seconds, with what it asks and what the nodes offer;
+4. encode where GPUs have yet to grow: its workers ask for one and run on the node that came for it.
 
 The last line is one JSON object. Nothing else on the machine is touched: own ports, own folder, own processes.
 """
@@ -143,7 +148,17 @@ def _family(ancestor: int, session: str) -> set[int]:
     return (found | named) - {ancestor}
 
 
-def wrong_configuration(head: Head, folder: Path) -> dict[str, Any]:
+def demo(folder: Path) -> list[str]:
+    """The demo's images in `folder`, and the overrides that run the demo's configuration on them."""
+    from vgse.data.demo_images import write_demo
+
+    paths = write_demo(folder / "data", images_per_class=16)
+    return ["--data.images", str(paths.images), "--data.classes", str(paths.classes), "--data.word-vectors",
+            str(paths.words), "--run", str(folder / "run"), "--resources.grows-to", str(folder / "grows.yaml"),
+            "--crop.rows-per-shard", "32", "--encode.batch-size", "32", "--cluster.epochs", "2"]  # fmt: skip
+
+
+def wrong_configuration(head: Head, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """A key that does not exist."""
     bad = folder / "bad.yaml"
     bad.write_text("run: /nowhere\ndata: {images: a, classes: b, word_vectors: c}\nrelate: {alhpa: 0}\n")
@@ -155,11 +170,66 @@ def wrong_configuration(head: Head, folder: Path) -> dict[str, Any]:
     return {"status": status, "seconds": round(seconds, 1)}
 
 
-def code_of_the_job(head: Head, folder: Path) -> dict[str, Any]:
+def code_of_the_job(head: Head, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """The driver imports the package from the working directory that was sent, not from where it is installed."""
     status, log, _ = head.submit("where", "python", "-c", "import vgse; print(vgse.__file__)")
     assert (status, "runtime_resources/working_dir_files" in log) == ("SUCCEEDED", True), log
     return {"status": status}
+
+
+def impossible_stage(head: Head, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """More CPUs than any node has or could have."""
+    asked = [*overrides, "--run", str(folder / "impossible"), "--resources.cpus-per-worker", "64",
+             "--resources.use-gpu", "False"]  # fmt: skip
+    assert head.submit("ready", "python", "jobs/crop.py", "jobs/configs/demo.yaml", *asked)[0] == "SUCCEEDED"
+    encoded = head.submit("ready2", "python", "jobs/encode.py", "jobs/configs/demo.yaml", *asked)
+    assert encoded[0] == "SUCCEEDED", encoded[1]
+    status, log, seconds = head.submit("impossible", "python", "jobs/cluster.py", "jobs/configs/demo.yaml", *asked)
+    assert status == "FAILED", log
+    assert "cluster asks for 1 workers of 64 CPU" in log, log
+    assert "lower resources.cpus_per_worker" in log, log
+    return {"status": status, "seconds": round(seconds, 1)}
+
+
+def stop_and_resume(head: Head, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """`ray job stop` in the middle, then the same submission again."""
+    run = ["python", "jobs/run.py", "jobs/configs/demo.yaml", *overrides, "--resources.use-gpu", "False"]
+    head.submit("first", *run, wait=False)
+    deadline = time.monotonic() + 240
+    while not (folder / "run/receipts/crop.json").exists():
+        assert time.monotonic() < deadline, head.ray("logs", "first").stdout
+        assert head.status("first") in ("PENDING", "RUNNING"), head.ray("logs", "first").stdout
+        time.sleep(0.5)
+    head.ray("stop", "first")
+    stopped = head.status("first")
+    done_before = sorted(path.stem for path in (folder / "run/receipts").glob("*.json"))
+    status, log, seconds = head.submit("second", *run)
+    assert (stopped, status) == ("STOPPED", "SUCCEEDED"), log
+    assert re.search(r"crop .*\[done before, nothing to do\]", log), log
+    assert (folder / "run/evaluation.json").exists()
+    assert re.search(r"waits for the cluster to grow", head.ray("logs", "first").stdout)
+    return {"stopped": stopped, "receipts_then": done_before, "then": status, "seconds": round(seconds, 1)}
+
+
+def grown_for_a_gpu(head: Head, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """encode of a frozen run on a cluster that shows no GPU yet; the GPU is one on paper, so it computes on the CPU."""
+    weights = folder / "tiny.safetensors"
+    _tiny_weights(weights)
+    asked = [*overrides, "--run", str(folder / "grown"), "--cluster.mode", "frozen", "--encode.weights", str(weights)]
+    assert head.submit("gpu-crop", "python", "jobs/crop.py", "jobs/configs/demo.yaml", *asked)[0] == "SUCCEEDED"
+    status, log, seconds = head.submit("gpu-encode", "python", "jobs/encode.py", "jobs/configs/demo.yaml", *asked)
+    assert status == "SUCCEEDED", log
+    assert re.search(r"encode +waits for the cluster to grow: 1 workers of 2 CPU, 1 GPU", log), log
+    return {"status": status, "seconds": round(seconds, 1)}
+
+
+def _tiny_weights(path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from vgse.clustering.backbones import build_backbone
+
+    network = build_backbone("tiny", weights=None, pretrained=False, input_size=32)
+    save_file({name: tensor.contiguous() for name, tensor in network.model.state_dict().items()}, str(path))
 
 
 def report(found: dict[str, dict[str, Any]]) -> str:
@@ -171,8 +241,8 @@ def report(found: dict[str, dict[str, Any]]) -> str:
     return f"""# Jobs on a head that starts from nothing
 
 `ray job submit --working-dir .` against a real head with CPU 0 and Ray's autoscaler (v2) over nodes that are processes
-of this machine. What each part demands stands in the script, which ends at the first thing that is not so. Seconds of
-`ray job submit` from start to end, on a busy machine.
+of this machine: 0 to 1 node of 2 CPUs, 0 to 1 of 2 CPUs and a GPU on paper. What each part does and demands stands in
+the script, which ends at the first thing that is not so. Seconds include starting nodes and waiting, on a busy machine.
 
 Measured {date.today()} on {os.cpu_count()} cores ({platform.machine()}, {platform.system()}), no GPU, with
 `uv run python benchmarks/bench_jobs.py`.
@@ -191,10 +261,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vj") as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        found = {}
+        overrides, found = demo(folder), {}
         with growing_head(folder) as head:
-            for part in (wrong_configuration, code_of_the_job):
-                found[part.__name__] = part(head, folder)
+            for part in (wrong_configuration, code_of_the_job, stop_and_resume, grown_for_a_gpu, impossible_stage):
+                found[part.__name__] = part(head, folder, overrides)
                 print(part.__name__, found[part.__name__], flush=True)
         RESULTS.write_text(report(found))
         print(json.dumps(found))

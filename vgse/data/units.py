@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-# Shards of a small data set: enough of them that every CPU has work and a lost one costs little, unless they would
-# hold less than this many images.
-_FEWEST, _MANY, _IMAGES = 16, 128, 128
+# Units of a small data set: enough of them that every CPU has work and a lost one costs little.
+_FEWEST, _MANY = 16, 128
 
 
-def cut_units(frame: pd.DataFrame, rows_per_unit: int, *, fewest: int = _FEWEST) -> list[np.ndarray]:
+def cut_units(frame: pd.DataFrame, rows_per_unit: int, *, fewest: int = _FEWEST, small: int = 128) -> list[np.ndarray]:
     """Cuts the manifest into units of even size, at most `rows_per_unit` images each.
 
     Single files are shuffled globally. The rows of a Parquet row group (or of a stretch of a tar) stay together, so
@@ -22,6 +21,7 @@ def cut_units(frame: pd.DataFrame, rows_per_unit: int, *, fewest: int = _FEWEST)
         frame: rows of the manifest; `row` below 0 marks a single file.
         rows_per_unit: at least 1. Small data sets are cut smaller.
         fewest: units, where there are as many images.
+        small: images, below which a unit is not worth it; counts less than `fewest`.
 
     Returns:
         Row numbers of `frame`, every one in one unit.
@@ -29,8 +29,8 @@ def cut_units(frame: pd.DataFrame, rows_per_unit: int, *, fewest: int = _FEWEST)
     if not len(frame):
         return []
     rng = np.random.default_rng(len(frame))
-    small = min(_MANY, max(fewest, len(frame) // _IMAGES))
-    units = min(len(frame), max(small, -(-len(frame) // rows_per_unit)))
+    wanted = min(_MANY, max(fewest, len(frame) // small))
+    units = min(len(frame), max(wanted, -(-len(frame) // rows_per_unit)))
     group = _read_as_one(frame)
     order = rng.permutation(group.max() + 1)
     rows_in_order = np.bincount(order[group])

@@ -28,6 +28,8 @@ QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "cla
 
 # Shards that are read at once.
 _CONCURRENT_SHARDS = 16
+# Rows whose ids and digests are Python objects at the same time.
+_ROWS_PER_DIGEST = 8192
 # Images that an error names of each kind.
 _NAMED = 5
 T = TypeVar("T")
@@ -67,7 +69,7 @@ def digest(committed: pa.Table) -> str:
     were dealt to shards."""
     total = hashlib.sha256()
     ordered = committed.select(["image_id", "sha256"]).sort_by("image_id")
-    for batch in ordered.to_batches(max_chunksize=100_000):
+    for batch in ordered.to_batches(max_chunksize=_ROWS_PER_DIGEST):
         pairs = zip(batch["image_id"].to_pylist(), batch["sha256"].to_pylist(), strict=True)
         total.update("".join(f"{name}\0{value}\n" for name, value in pairs).encode())
     return total.hexdigest()
@@ -80,7 +82,9 @@ def quarantined_images(storage: Storage, run: str, committed: pa.Array | pa.Chun
     names = storage.list_names(folder)
     parts = [storage.read_table(join(folder, name)) for name in names]
     table = pa.concat_tables(parts or [QUARANTINE_SCHEMA.empty_table()])
-    table = table.filter(pc.invert(pc.is_in(table["image_id"], value_set=committed.unique())))
+    # The few are looked for among the many: a table of the many's hashes would be the largest thing the driver holds.
+    mended = committed.filter(pc.is_in(committed, value_set=table["image_id"].unique()))
+    table = table.filter(pc.invert(pc.is_in(table["image_id"], value_set=mended)))
     # Parts are in the order of their units, and an attempt's units come after those before it.
     last = pd.Series(np.arange(table.num_rows)).groupby(table["image_id"].to_numpy()).max().to_numpy()
     return table.take(pa.array(np.sort(last), pa.int64())).sort_by("image_id")
@@ -100,22 +104,12 @@ def prove(plan: Plan, committed: pa.Table, quarantine: pa.Table) -> str:
     Raises:
         AccountingError: names the images and the shards that do not add up.
     """
-    manifest = pd.Index(plan.manifest.image_id)
-    places = pd.concat([committed.select(["image_id", "shard"]).to_pandas(), _places(quarantine)], ignore_index=True)
-    twice = places[places.image_id.duplicated(keep=False)].sort_values("image_id", kind="stable")
-    foreign = places[~places.image_id.isin(manifest)]
-    missing = manifest[~manifest.isin(places.image_id)]
     known = pc.is_in(quarantine["reason"], value_set=pa.array(REASONS))
     unexplained = quarantine.filter(pc.invert(known))["image_id"].to_pylist()
-    counts = f"{len(manifest):,} images = {committed.num_rows:,} committed + {quarantine.num_rows:,} quarantined"
-    if not (len(twice) or len(foreign) or len(missing) or unexplained):
+    counts = f"{len(plan.manifest):,} images = {committed.num_rows:,} committed + {quarantine.num_rows:,} quarantined"
+    if not unexplained and _each_once(plan, committed, quarantine):
         return f"accounting {counts}: every image once"
-    kinds = {
-        "missing": _missing_places(plan, missing),
-        "twice": [f"{name} ({' and '.join(rows.shard)})" for name, rows in twice.groupby("image_id")],
-        "not in the manifest": [f"{row.image_id} ({row.shard})" for row in foreign.itertuples()],
-        "quarantined without a reason": unexplained,
-    }
+    kinds = {**_not_once(plan, committed, quarantine), "quarantined without a reason": unexplained}
     raise AccountingError(
         f"{plan.run}: {counts} does not add up: "
         + ", ".join(f"{len(found):,} {kind}" for kind, found in kinds.items())
@@ -178,8 +172,31 @@ def _of_shards(plan: Plan, read: Callable[[str], T]) -> Iterator[T]:
         yield from pool.map(explained, plan.storage.list_names(plan.uri("patches")))
 
 
-def _places(quarantine: pa.Table) -> pd.DataFrame:
-    return quarantine.select(["image_id"]).to_pandas().assign(shard="quarantine.parquet")
+def _each_once(plan: Plan, committed: pa.Table, quarantine: pa.Table) -> bool:
+    """Whether the ids of both tables are those of the manifest, by sorting: a column and its order are all that this
+    holds, where tables of hashes would be several times as large."""
+    manifest = pa.Table.from_pandas(plan.manifest[["image_id"]], preserve_index=False)
+    return _sorted_ids(committed, quarantine).equals(_sorted_ids(manifest))
+
+
+def _sorted_ids(*tables: pa.Table) -> pa.ChunkedArray:
+    parts = [part.cast(pa.large_string()) for table in tables for part in table["image_id"].chunks]
+    ids = pa.chunked_array(parts, pa.large_string())
+    return ids.take(pc.sort_indices(ids))
+
+
+def _not_once(plan: Plan, committed: pa.Table, quarantine: pa.Table) -> dict[str, list[str]]:
+    """The images that are missing, twice or not of this run, each with its place."""
+    manifest = pd.Index(plan.manifest.image_id)
+    refused = quarantine.select(["image_id"]).to_pandas().assign(shard="quarantine.parquet")
+    places = pd.concat([committed.select(["image_id", "shard"]).to_pandas(), refused], ignore_index=True)
+    twice = places[places.image_id.duplicated(keep=False)].sort_values("image_id", kind="stable")
+    foreign = places[~places.image_id.isin(manifest)]
+    return {
+        "missing": _missing_places(plan, manifest[~manifest.isin(places.image_id)]),
+        "twice": [f"{name} ({' and '.join(rows.shard)})" for name, rows in twice.groupby("image_id")],
+        "not in the manifest": [f"{row.image_id} ({row.shard})" for row in foreign.itertuples()],
+    }
 
 
 def _missing_places(plan: Plan, missing: pd.Index) -> list[str]:

@@ -8,7 +8,6 @@ next to their bytes and travel once, to the consumer.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,11 @@ from vgse.data.readers import read_images
 from vgse.data.units import cut_units
 from vgse.patches import ImageError, cut_patches, decode_image, propose_boxes
 from vgse.pipeline.crop_shard import bytes_read
+from vgse.pipeline.session import connect, cpus
 from vgse.storage import Storage
 
-# Images per task: a quarter of a second of work, beside which the milliseconds that Ray takes for a task are small.
-_IMAGES_PER_TASK = 256
+# Images that an actor is handed at once: two thirds of a second of work.
+_IMAGES_AT_ONCE = 256
 # Pixels handed over at once.
 _BLOCK_BYTES = 32 * 2**20
 
@@ -55,22 +55,33 @@ def patch_dataset(
         raise ValueError(f"size must be at least 1, got {size}")
     storage, crop = storage or Storage(), crop or CropConfig()
     frame = list_images(storage, images, layout)
-    units = cut_units(frame, _IMAGES_PER_TASK)
+    units = cut_units(frame, _IMAGES_AT_ONCE, small=_IMAGES_AT_ONCE)
     blocks = [pa.Table.from_pandas(frame.iloc[rows], preserve_index=False) for rows in units]
-    work = partial(_cut_block, storage=storage, crop=crop, size=size)
-    return ray.data.from_arrow(blocks).map_batches(work, batch_size=None, batch_format="pyarrow", num_cpus=1)
+    if not ray.is_initialized():
+        connect()
+    # Actors have their next block waiting; between two tasks a CPU would idle for 0.15 s.
+    return ray.data.from_arrow(blocks).map_batches(
+        _Cutter, fn_constructor_args=(storage, crop, size), concurrency=(1, max(1, min(cpus(), len(blocks)))),
+        batch_size=None, batch_format="pyarrow", num_cpus=1,
+    )  # fmt: skip
 
 
-def _cut_block(block: pa.Table, *, storage: Storage, crop: CropConfig, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """A Ray Data task: rows of the manifest in, pixels out."""
-    import cv2
+class _Cutter:
+    """A Ray Data actor: rows of the manifest in, pixels out."""
 
-    cv2.setNumThreads(1)
-    rows = block.to_pandas()
-    most = max(1, _BLOCK_BYTES // (crop.patches * size * size * 3))
-    read = read_images(storage, rows)
-    for left in range(len(rows), 0, -most):
-        yield _cut_images(read, min(most, left), crop, size)
+    def __init__(self, storage: Storage, crop: CropConfig, size: int) -> None:
+        import cv2
+
+        cv2.setNumThreads(1)
+        self._storage, self._crop, self._size = storage, crop, size
+
+    def __call__(self, block: pa.Table) -> Iterator[dict[str, np.ndarray]]:
+        """Some images."""
+        rows = block.to_pandas()
+        most = max(1, _BLOCK_BYTES // (self._crop.patches * self._size**2 * 3))
+        read = read_images(self._storage, rows)
+        for left in range(len(rows), 0, -most):
+            yield _cut_images(read, min(most, left), self._crop, self._size)
 
 
 def _cut_images(
