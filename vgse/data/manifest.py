@@ -51,6 +51,8 @@ def build_manifest(storage: Storage, data: DataConfig, splits: Sequence[ClassSpl
     table = _sorted_by_id(pages)
     _check_once(table["image_id"])
     frame = _ranked(table, classes, data)
+    # What pages and sorting took stays with Arrow otherwise, several times the manifest.
+    pa.default_memory_pool().release_unused()
     return frame[list(COLUMNS)]
 
 

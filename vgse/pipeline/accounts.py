@@ -61,17 +61,23 @@ def committed_table(plan: Plan, columns: Sequence[str]) -> pa.Table:
             table = pq.read_table(source, columns=list(columns))
         return table.append_column("shard", pa.array([name] * table.num_rows, pa.string()))
 
-    return pa.concat_tables(_of_shards(plan, read))
+    table = pa.concat_tables(_of_shards(plan, read))
+    # What the readers' threads used stays with Arrow otherwise, as much again as the table.
+    pa.default_memory_pool().release_unused()
+    return table
 
 
 def digest(committed: pa.Table) -> str:
     """SHA-256 over the pairs (image_id, sha256 of stored bytes and boxes) sorted by image_id: the same however images
     were dealt to shards."""
     total = hashlib.sha256()
-    ordered = committed.select(["image_id", "sha256"]).sort_by("image_id")
-    for batch in ordered.to_batches(max_chunksize=_ROWS_PER_DIGEST):
-        pairs = zip(batch["image_id"].to_pylist(), batch["sha256"].to_pylist(), strict=True)
-        total.update("".join(f"{name}\0{value}\n" for name, value in pairs).encode())
+    order = pc.sort_indices(committed["image_id"])
+    # In one piece, from which a few rows at a time can be taken; a sorted table would be another copy of it.
+    pairs = committed.select(["image_id", "sha256"]).combine_chunks()
+    for start in range(0, len(order), _ROWS_PER_DIGEST):
+        rows = pairs.take(order.slice(start, _ROWS_PER_DIGEST))
+        names, values = (rows[name].to_pylist() for name in ("image_id", "sha256"))
+        total.update("".join(f"{name}\0{value}\n" for name, value in zip(names, values, strict=True)).encode())
     return total.hexdigest()
 
 
