@@ -1,6 +1,6 @@
 """A tuning campaign on CIFAR-100: what it costs beside its trainings, what kills do to it, what ASHA saves.
 
-    uv run python benchmarks/bench_sweep.py            # both sizes, about 15 minutes on two cores
+    uv run python benchmarks/bench_sweep.py            # both sizes, about 20 minutes on two cores
     uv run python benchmarks/bench_sweep.py --quick    # the smaller size alone
 
 EfficientNet-Lite0 frozen at 96 px; features are encoded first and not timed. Five D_v x six alpha as one `vgse tune`
@@ -41,8 +41,10 @@ WIDE = {
     "cluster.lambda_pel": {"grid": [1.0, 5.0]},
     "relate.alpha": {"grid": [-0.1, 0.0]},
 }
-# Images a class: the smaller size shows everything, the larger one what a campaign costs.
-SIZES = (40, 100)
+# (images a class, epochs): the smaller size shows everything, the larger one what a campaign costs.
+SIZES = ((40, 10), (100, 20))
+# So many epochs leave ASHA something to save.
+ASHA_EPOCHS = 40
 KILLS = 3
 
 
@@ -170,7 +172,7 @@ def _reproduced(folder: Path, always: Sequence[str]) -> dict[str, float]:
 
 def _asha(folder: Path, always: Sequence[str]) -> dict[str, float]:
     """24 trials with ASHA and without, each from nothing."""
-    found = {}
+    found, always = {}, (*always, "--cluster.epochs", str(ASHA_EPOCHS))
     for name, settings in (("full", {}), ("asha", {"asha": True, "grace_epochs": 2, "reduction": 3.0})):
         found[name] = campaign(folder, campaign_file(folder, name, always, space=WIDE, **settings))
     best = {name: max(row["val_H"] for row in each if row["val_H"] is not None) for name, (_, each) in found.items()}
@@ -210,7 +212,7 @@ def measure(folder: Path, source: Path, images: int, epochs: int, *, everything:
     """One size."""
     always = overrides(source, images, epochs)
     stages(folder, always, "crop", "encode")
-    found: dict[str, Any] = {"images_per_class": images}
+    found: dict[str, Any] = {"images_per_class": images, "epochs": epochs}
     for part in (_cost, _reproduced, *((_killed, _asha) if everything else ())):
         found |= part(folder, always)
         print(json.dumps(found), file=sys.stderr, flush=True)
@@ -222,27 +224,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--run", type=Path, default=ROOT / "runs/sweep", help="run directories: this name and a size")
-    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--quick", action="store_true", help="the smaller size alone")
     options = parser.parse_args()
     source = options.source.resolve()
     sizes = []
-    for images in SIZES[: 1 if options.quick else None]:
+    for images, epochs in SIZES[: 1 if options.quick else None]:
         folder = options.run.resolve().with_name(f"{options.run.name}-{images}")
         folder.mkdir(parents=True, exist_ok=True)
-        sizes.append(measure(folder, source, images, options.epochs, everything=images == SIZES[0]))
+        sizes.append(measure(folder, source, images, epochs, everything=not sizes))
     if not options.quick:
-        RESULTS.write_text(page(sizes, options.epochs))
+        RESULTS.write_text(page(sizes))
     # Ratios of the larger size, everything else of the smaller.
     print(json.dumps({**sizes[0], **sizes[-1], "sizes": sizes}))
 
 
-def page(sizes: list[dict[str, Any]], epochs: int) -> str:
+def page(sizes: list[dict[str, Any]]) -> str:
     """benchmarks/results/sweep.md."""
     small = sizes[0]
     lines = [
-        f"| {each['images_per_class']} | {each['alone_s']:.1f} | {100 * each['alone_apart']:.1f} % | "
-        f"{each['campaign_s']:.1f} | **{each['cost_ratio']:.3f}** | {each['rows']} | {each['scoring_s']:.1f} | "
+        f"| {each['images_per_class']} | {each['epochs']} | {each['alone_s']:.1f} | "
+        f"{100 * each['alone_apart']:.1f} % | {each['campaign_s']:.1f} | **{each['cost_ratio']:.3f}** | {each['rows']} | {each['scoring_s']:.1f} | "
         f"{each['best_reproduced_diff']:.1e} |"
         for each in sizes
     ]
@@ -251,13 +252,13 @@ def page(sizes: list[dict[str, Any]], epochs: int) -> str:
 Five D_v x six alpha (30 rows) as one `vgse tune`, against the five trainings alone: the same fits by the same function
 in {os.cpu_count()} processes of one thread, without Ray, relations and figures, run before and after the campaign. Both
 are timed from the start of the command or the processes to their end, so the campaign's time holds Ray's start.
-EfficientNet-Lite0 frozen at 96 px, {epochs} epochs, names and texts; features encoded before, not timed.
+EfficientNet-Lite0 frozen at 96 px, names and texts; features encoded before, not timed.
 
 Measured {date.today()} on {os.cpu_count()} cores ({platform.machine()}, {platform.system()}), no GPU, with
 `uv run python benchmarks/bench_sweep.py`.
 
-| images a class | five trainings, s | apart | campaign, s | ratio | rows | scoring, s | best.yaml differs by |
-|---|---|---|---|---|---|---|---|
+| images a class | epochs | five trainings, s | apart | campaign, s | ratio | rows | scoring, s | best.yaml differs by |
+|---|---|---|---|---|---|---|---|---|
 {chr(10).join(lines)}
 
 "apart": how far the two runs of the trainings alone lie apart. "scoring": seconds of embedding classes and scoring all
@@ -270,7 +271,7 @@ the campaign's row.
 | rows after the last start, of them twice | {small["killed_rows"]}, {small["killed_twice"]} |
 | records of ended trials | {small["killed_records"]} |
 | largest difference of val H from the undisturbed campaign | {small["killed_diff"]:.1e} |
-| ASHA: trials, stopped early | {small["asha_trials"]}, {100 * small["asha_stopped_share"]:.0f} % |
+| ASHA, {ASHA_EPOCHS} epochs: trials, stopped early | {small["asha_trials"]}, {100 * small["asha_stopped_share"]:.0f} % |
 | ASHA: best val H over that of the full grid | {small["asha_h_ratio"]:.4f} |
 | ASHA: time over that of the full grid | {small["asha_time_ratio"]:.3f} |
 | ASHA: its time, that of the full grid, s | {small["asha_s"]:.0f}, {small["full_s"]:.0f} |

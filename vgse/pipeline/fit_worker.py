@@ -64,7 +64,6 @@ def train_fit(
     import torch
 
     from vgse.clustering.checkpoints import Checkpoints
-    from vgse.clustering.compiling import compile_backbone
     from vgse.clustering.training import fit
     from vgse.pipeline.fit_journal import FitJournal
     from vgse.pipeline.session import free_memory
@@ -81,10 +80,12 @@ def train_fit(
     )
     saved = checkpoints.latest()
     journal.begin(saved)
-    network = task.recipe.build(storage)
+    network = task.recipe.build(storage, feature_dim=task.features.shape[1] if task.features is not None else None)
     if task.heads is not None:
         load_heads(network, storage, task.heads)
     if cluster.compile and network.backbone is not None:
+        from vgse.clustering.compiling import compile_backbone
+
         reason = compile_backbone(network.backbone.to(place.device), cluster.mixed_precision)
         if reason and rank == 0:
             settings["board"].pin("say", f"cluster: {task.name} trains without torch.compile ({reason})")

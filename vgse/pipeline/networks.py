@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vgse.clustering.backbones import backbone_spec, build_backbone
 from vgse.clustering.checkpoints import Checkpoints
 from vgse.clustering.network import ClusterNetwork
 from vgse.clustering.training_state import network_tensors
@@ -42,23 +41,34 @@ class NetworkRecipe:
             cluster.mode == "finetune",
         )
 
-    def build(self, storage: Storage, *, load_weights: bool = True) -> ClusterNetwork:
-        """A network at its start; without `load_weights` its backbone is random, to be overwritten."""
+    def build(self, storage: Storage, *, load_weights: bool = True, feature_dim: int | None = None) -> ClusterNetwork:
+        """A network at its start.
+
+        Args:
+            storage: how the backbone's weights are reached.
+            load_weights: else its backbone is random, to be overwritten.
+            feature_dim: F where it is known, so that heads on cached features need none of the backbones' libraries,
+                whose import takes seconds.
+        """
         import torch
 
         torch.manual_seed(self.seed)
         backbone = None
         if self.finetune:
+            from vgse.clustering.backbones import build_backbone
+
             backbone = build_backbone(
                 self.backbone,
                 weights=weights_path(storage, self.weights) if load_weights else None,
                 pretrained=load_weights and self.weights == "pretrained",
                 input_size=self.input_size,
             )
-        spec = backbone.spec if backbone else backbone_spec(self.backbone, input_size=self.input_size)
-        return ClusterNetwork(
-            spec.feature_dim, self.num_clusters, self.num_classes, self.word_dim, backbone, seed=self.seed
-        )
+            feature_dim = backbone.spec.feature_dim
+        elif feature_dim is None:
+            from vgse.clustering.backbones import backbone_spec
+
+            feature_dim = backbone_spec(self.backbone).feature_dim
+        return ClusterNetwork(feature_dim, self.num_clusters, self.num_classes, self.word_dim, backbone, seed=self.seed)
 
     def load(self, storage: Storage, folder: str, *, best: bool = False) -> ClusterNetwork:
         """The network as the latest checkpoint in `folder` holds it (or the best), in evaluation mode.
@@ -76,6 +86,7 @@ class NetworkRecipe:
                 f"set cluster.serve to last, or remove {folder.rsplit('/', 1)[0]} and the run's receipts/cluster.json "
                 "and train again with cluster.validate_every above 0",
             )
-        network = self.build(storage, load_weights=False)
-        network.load_state_dict(network_tensors(saved))
+        tensors = network_tensors(saved)
+        network = self.build(storage, load_weights=False, feature_dim=tensors["clusters.weight"].shape[1])
+        network.load_state_dict(tensors)
         return network.eval()
