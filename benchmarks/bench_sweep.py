@@ -243,8 +243,8 @@ def page(sizes: list[dict[str, Any]]) -> str:
     small = sizes[0]
     lines = [
         f"| {each['images_per_class']} | {each['epochs']} | {each['alone_s']:.1f} | "
-        f"{100 * each['alone_apart']:.1f} % | {each['campaign_s']:.1f} | **{each['cost_ratio']:.3f}** | {each['rows']} | {each['scoring_s']:.1f} | "
-        f"{each['best_reproduced_diff']:.1e} |"
+        f"{100 * each['alone_apart']:.1f} % | {each['campaign_s']:.1f} | **{each['cost_ratio']:.3f}** | "
+        f"{each['rows']} | {each['scoring_s']:.1f} | {each['best_reproduced_diff']:.1e} |"
         for each in sizes
     ]
     return f"""# Tuning campaigns: CIFAR-100
@@ -271,7 +271,7 @@ the campaign's row.
 | rows after the last start, of them twice | {small["killed_rows"]}, {small["killed_twice"]} |
 | records of ended trials | {small["killed_records"]} |
 | largest difference of val H from the undisturbed campaign | {small["killed_diff"]:.1e} |
-| ASHA, {ASHA_EPOCHS} epochs: trials, stopped early | {small["asha_trials"]}, {100 * small["asha_stopped_share"]:.0f} % |
+| ASHA ({ASHA_EPOCHS} epochs): trials, stopped | {small["asha_trials"]}, {100 * small["asha_stopped_share"]:.0f} % |
 | ASHA: best val H over that of the full grid | {small["asha_h_ratio"]:.4f} |
 | ASHA: time over that of the full grid | {small["asha_time_ratio"]:.3f} |
 | ASHA: its time, that of the full grid, s | {small["asha_s"]:.0f}, {small["full_s"]:.0f} |
