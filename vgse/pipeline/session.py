@@ -57,10 +57,7 @@ def connect(resources: ResourcesConfig | None = None) -> None:
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS") or "local"
         # What Ray hands out should not depend on what else runs on this machine just now.
-        # The dashboard takes 7 s to start on two CPUs; who wants it starts Ray (`ray start --head`) and names it in
-        # RAY_ADDRESS.
-        memory = int(_SHARE_OF_MEMORY * machine_memory())
-        own: dict[str, Any] = {"_memory": memory, "include_dashboard": False} if address == "local" else {}
+        own: dict[str, Any] = {"_memory": int(_SHARE_OF_MEMORY * machine_memory())} if address == "local" else {}
         with _silent_stderr():
             ray.init(
                 address,
