@@ -87,6 +87,19 @@ def test_the_gradient_is_skimages_sobel() -> None:
     np.testing.assert_allclose(_gradient_magnitude(grey), sobel(grey / 255.0), atol=1e-6)
 
 
+def test_the_gradient_is_the_same_wherever_the_image_lies_in_memory() -> None:
+    grey_HW = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8), (0, 0), 3)
+    found, kept = set(), []
+    for offset in range(64):
+        memory = np.empty(grey_HW.size + 64, np.uint8)
+        # So that results, too, lie elsewhere every time.
+        kept += [np.empty(offset), np.empty(1000 + offset), np.empty(4097 * offset)]
+        there_HW = memory[offset : offset + grey_HW.size].reshape(grey_HW.shape)
+        there_HW[:] = grey_HW
+        found.add(_gradient_magnitude(there_HW).tobytes())
+    assert len(found) == 1
+
+
 def test_reduced_boxes_are_faithful_on_photographs() -> None:
     if not SAMPLES.is_dir():
         pytest.skip("shared/data/imagenet_samples is not beside the checkout")
