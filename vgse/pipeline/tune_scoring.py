@@ -8,9 +8,9 @@ grid, which Ray tasks do.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,6 @@ from vgse.pipeline.evaluate import problem_episode, zsl_settings
 from vgse.pipeline.normal_equations import accumulated
 from vgse.pipeline.plan import Plan, make_plan
 from vgse.pipeline.problems import Problem, Round
-from vgse.pipeline.session import limit_threads
 from vgse.pipeline.validation import problem_relation
 from vgse.tuning.space import Space
 from vgse.zsl.choosing import choose
@@ -114,7 +113,8 @@ def _known_by(config: Config) -> str:
 
 
 class Episodes:
-    """The episodes of every scored class split, being prepared by Ray tasks.
+    """The episodes of every scored class split, being prepared by Ray tasks; a single small one is prepared here, since
+    a task's process would take as long to start.
 
     Args:
         plan: with the features that trials are judged on.
@@ -126,10 +126,16 @@ class Episodes:
         frame, settings = committed_images(plan), replace(zsl_settings(plan.config), models=(model,))
         task: Any = ray.remote(num_cpus=1, num_returns=2, max_retries=3)(_prepare)
         self._rounds = tuple(each.choices for each in rounds)
+        problems = [problem for problems in self._rounds for problem in problems]
         self._prepared: dict[str, tuple[Any, Any]] = {}
-        for problem in (problem for problems in self._rounds for problem in problems):
+        self._left: dict[str, Callable[[], Any]] = {}
+        for problem in problems:
             episode = problem_episode(plan, frame, problem)
-            self._prepared[problem.name] = task.remote(episode, accumulated(episode, settings), settings)
+            work = (episode, accumulated(episode, settings), settings)
+            if len(problems) == 1 and work[1] is None:
+                self._left[problem.name] = partial(_prepare, *work)
+            else:
+                self._prepared[problem.name] = task.remote(*work)
 
     def judge(self, scored: list[ScoredSetting]) -> Judge:
         """The judge, once all episodes are prepared.
@@ -137,13 +143,15 @@ class Episodes:
         Raises:
             DataError: images that nothing can be judged on.
         """
+        here = {name: ray.put(prepare()[0]) for name, prepare in self._left.items()}
         ray.get([done for _, done in self._prepared.values()])
-        return Judge(self._rounds, scored, {name: episode for name, (episode, _) in self._prepared.items()})
+        return Judge(self._rounds, scored, here | {name: episode for name, (episode, _) in self._prepared.items()})
 
 
 def _prepare(episode: Episode, statistics: EszslStatistics | None, settings: ZslSettings) -> tuple[Any, bool]:
-    limit_threads(1)
-    return PreparedEpisode(episode, settings, statistics), True
+    # On one thread wherever it runs: more of them would round otherwise, and a figure should be the evaluation's.
+    with threadpool_limits(1):
+        return PreparedEpisode(episode, settings, statistics), True
 
 
 def scored_in_parallel(judge: Any, count: int, phi_SK: dict[str, np.ndarray], own: int) -> list[dict[str, float]]:
