@@ -70,7 +70,7 @@ def test_nodes_install_the_pins_of_the_package_and_no_others():
     commands = " ".join(values["setup_commands"])
     assert f'"{target}[timm,wordnet]"' in commands
     assert "==" not in commands
-    assert 'uv pip install --system ".[timm,wordnet]"' in (ROOT / "jobs/Dockerfile").read_text()
+    assert 'uv pip install --system --compile-bytecode ".[timm,wordnet]"' in (ROOT / "jobs/Dockerfile").read_text()
 
 
 TYPES = ("available_node_types",)
