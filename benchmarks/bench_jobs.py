@@ -242,7 +242,7 @@ def report(found: dict[str, dict[str, Any]]) -> str:
 
 `ray job submit --working-dir .` against a real head with CPU 0 and Ray's autoscaler (v2) over nodes that are processes
 of this machine: 0 to 1 node of 2 CPUs, 0 to 1 of 2 CPUs and a GPU on paper. What each part does and demands stands in
-the script, which ends at the first thing that is not so. Seconds include starting nodes and waiting, on a busy machine.
+the script, which ends at the first thing that is not so. Seconds include starting nodes and waiting.
 
 Measured {date.today()} on {os.cpu_count()} cores ({platform.machine()}, {platform.system()}), no GPU, with
 `uv run python benchmarks/bench_jobs.py`.
