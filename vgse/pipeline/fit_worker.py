@@ -80,7 +80,10 @@ def train_fit(
     )
     saved = checkpoints.latest()
     journal.begin(saved)
-    network = task.recipe.build(storage, feature_dim=task.features.shape[1] if task.features is not None else None)
+    # A finished fit is only loaded, and its features are not worth reading.
+    finished = saved is not None and saved.state["finished"]
+    read = None if finished else task.features
+    network = task.recipe.build(storage, feature_dim=None if read is None else read.shape[1])
     if task.heads is not None:
         load_heads(network, storage, task.heads)
     if cluster.compile and network.backbone is not None:
@@ -89,8 +92,6 @@ def train_fit(
         reason = compile_backbone(network.backbone.to(place.device), cluster.mixed_precision)
         if reason and rank == 0:
             settings["board"].pin("say", f"cluster: {task.name} trains without torch.compile ({reason})")
-    # A finished fit is only loaded, and its features are not worth reading.
-    finished = saved is not None and saved.state["finished"]
     memory = 0 if finished else free_memory() // 2 // place.on_node
     source = task.source(settings, network, place, memory, (lambda said: None) if finished else journal.say)
 

@@ -113,8 +113,8 @@ def _known_by(config: Config) -> str:
 
 
 class Episodes:
-    """The episodes of every scored class split, being prepared by Ray tasks; a single small one is prepared here, since
-    a task's process would take as long to start.
+    """The episodes of every scored class split, being prepared by Ray tasks; a single small one is prepared here, where
+    everything has been imported.
 
     Args:
         plan: with the features that trials are judged on.
