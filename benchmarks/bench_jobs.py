@@ -20,32 +20,28 @@ import os
 import platform
 import re
 import secrets
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import yaml
+from local_nodes import end_nodes, free_port, start_node
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/jobs.md"
-# Ray's provider of nodes that are processes of this machine.
-_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
-# The id that this provider gives the head.
+# The id of the head, by which the provider of nodes knows it.
 _HEAD_ID = "f" * 51 + "00000"
-# More than two CPUs would only promise what this machine does not have.
+_NODE = {"CPU": 2, "memory": 4 * 2**30}
 TYPES = {
-    "cpu": {"resources": {"CPU": 2, "memory": 4 * 2**30}, "node_config": {}, "min_workers": 0, "max_workers": 1},
-    "gpu": {"resources": {"CPU": 2, "GPU": 1, "memory": 4 * 2**30}, "node_config": {}, "min_workers": 0,
-            "max_workers": 1},
-}  # fmt: skip
+    name: {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": 1}
+    for name, resources in {"cpu": _NODE, "gpu": {**_NODE, "GPU": 1}}.items()
+}
 
 
 class Head:
@@ -54,11 +50,17 @@ class Head:
     def __init__(self, address: str, environment: dict[str, str]) -> None:
         self.address, self.environment = address, environment
 
-    def ray(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-        """`ray job ...` against this head."""
-        command = [sys.executable, "-m", "ray.scripts.scripts", "job", *arguments[:1], "--address", self.address]
+    def ray(self, *arguments: str, group: str = "job", timeout: float = 400) -> subprocess.CompletedProcess[str]:
+        """`ray job ...` (or of another group of commands) against this head."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", group, *arguments[:1], "--address", self.address]
         return subprocess.run([*command, *arguments[1:]], cwd=ROOT, env=self.environment, capture_output=True,
                               text=True, timeout=timeout)  # fmt: skip
+
+    def gpus(self) -> float:
+        """GPUs of the nodes that are there now."""
+        listed = self.ray("nodes", "--format", "json", "--detail", group="list")
+        nodes = json.loads(listed.stdout)
+        return sum(node["resources_total"].get("GPU", 0) for node in nodes if node["state"] == "ALIVE")
 
     def submit(self, name: str, *entrypoint: str, wait: bool = True) -> tuple[str, str, float]:
         """(status, log, seconds) of a job; without `wait` as soon as it was accepted."""
@@ -74,21 +76,14 @@ class Head:
         return found[1].upper() if found else "UNKNOWN"
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def growing_head(folder: Path) -> Iterator[Head]:
     """A head with CPU 0 over nodes that the autoscaler starts on this machine; ends every process it started."""
     port, board = free_port(), free_port()
     config = {
         "cluster_name": "jobs", "max_workers": 2, "idle_timeout_minutes": 1, "upscaling_speed": 1, "auth": {},
-        "provider": {"type": "external", "module": _PROVIDER, "gcs_address": f"127.0.0.1:{port}",
-                     "launch_multiple": True, "head_node_id": _HEAD_ID},
+        "provider": {"type": "external", "module": "grown_nodes.GrownNodes", "gcs_address": f"127.0.0.1:{port}",
+                     "launch_multiple": True, "head_node_id": _HEAD_ID, "folder": str(folder)},
         "docker": {}, "file_mounts": {}, "cluster_synced_files": [], "initialization_commands": [],
         "setup_commands": [], "head_setup_commands": [], "worker_setup_commands": [], "head_start_ray_commands": [],
         "worker_start_ray_commands": [], "head_node_type": "ray.head.default",
@@ -99,53 +94,25 @@ def growing_head(folder: Path) -> Iterator[Head]:
     grows = folder / "grows.yaml"
     grows.write_text(yaml.safe_dump(config))
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_FAKE_CLUSTER": "1",
-        "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_CLOUD_INSTANCE_ID": _HEAD_ID,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID,
+        "RAY_FAKE_CLUSTER": "1", "PYTHONPATH": str(ROOT / "benchmarks"), "RAY_enable_autoscaler_v2": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_CLOUD_INSTANCE_ID": _HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID,
     }  # fmt: skip
-    session = folder / "ray"
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=0",
-               f"--port={port}", "--node-ip-address=127.0.0.1", f"--dashboard-port={board}", f"--temp-dir={session}",
-               "--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}",
-               f"--autoscaling-config={grows}", "--object-store-memory=200000000"]  # fmt: skip
-    log = (folder / "head.log").open("w")
-    head = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    shared = folder / "tmp"
+    arguments = ["--head", "--num-cpus=0", f"--port={port}", f"--dashboard-port={board}", "--include-dashboard=true",
+                 f"--temp-dir={shared / 'ray'}", f"--ray-client-server-port={free_port()}",
+                 f"--autoscaling-config={grows}"]  # fmt: skip
+    head = start_node(arguments, folder / "node-0", shared, environment)
     try:
-        here = Head(f"http://127.0.0.1:{board}", environment)
+        here = Head(f"http://127.0.0.1:{board}", {**os.environ, **environment})
         deadline = time.monotonic() + 90
         while here.ray("list", timeout=60).returncode:
             if time.monotonic() > deadline or head.poll() is not None:
-                raise RuntimeError(f"the head did not start: {(folder / 'head.log').read_text()[-2000:]}")
+                raise RuntimeError(f"the head did not start: {(folder / 'node-0.log').read_text()[-2000:]}")
             time.sleep(1)
         yield here
     finally:
-        _end(head, str(session))
-
-
-def _end(head: subprocess.Popen[bytes], session: str) -> None:
-    """Ends the head and what it started, known by descent or by the session folder in their command lines."""
-    ours = {head.pid, *_family(head.pid, session)}
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        for pid in ours - {os.getpid()}:
-            with suppress(ProcessLookupError):
-                os.kill(pid, sign)
-        time.sleep(2)
-    head.wait()
-
-
-def _family(ancestor: int, session: str) -> set[int]:
-    parents, named = {}, set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            if session.encode() in (folder / "cmdline").read_bytes():
-                named.add(int(folder.name))
-    found = {ancestor}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return (found | named) - {ancestor}
+        end_nodes([head])
 
 
 def demo(folder: Path) -> list[str]:
@@ -217,6 +184,10 @@ def grown_for_a_gpu(head: Head, folder: Path, overrides: list[str]) -> dict[str,
     _tiny_weights(weights)
     asked = [*overrides, "--run", str(folder / "grown"), "--cluster.mode", "frozen", "--encode.weights", str(weights)]
     assert head.submit("gpu-crop", "python", "jobs/crop.py", "jobs/configs/demo.yaml", *asked)[0] == "SUCCEEDED"
+    deadline = time.monotonic() + 240
+    while head.gpus():
+        assert time.monotonic() < deadline, "the node with a GPU has nothing to do and stays"
+        time.sleep(2)
     status, log, seconds = head.submit("gpu-encode", "python", "jobs/encode.py", "jobs/configs/demo.yaml", *asked)
     assert status == "SUCCEEDED", log
     assert re.search(r"encode +waits for the cluster to grow: 1 workers of 2 CPU, 1 GPU", log), log

@@ -15,12 +15,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 _READY_S = 180
+_AGENTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port")
 
 
 @dataclass(frozen=True)
@@ -41,71 +44,65 @@ def local_nodes(nodes: int, cpus_each: int, folder: Path) -> Iterator[LocalNodes
         cpus_each: of every node, the head too.
         folder: for temporary files; a short path, since sockets lie in it.
     """
-    isolated = _may_isolate()
-    head, dashboard = _free_port(), _free_port()
+    head, dashboard = free_port(), free_port()
     started: list[subprocess.Popen[bytes]] = []
     # A cluster for this program alone, on the loopback: nodes, jobs and this process do without Ray's token.
     os.environ["RAY_AUTH_MODE"] = "disabled"
     shared = folder / "tmp"
-    shared.mkdir(parents=True, exist_ok=True)
+    cpus = f"--num-cpus={cpus_each}"
     try:
         for number in range(nodes):
             where = ["--head", f"--port={head}", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
-            where += [f"--ray-client-server-port={_free_port()}", f"--temp-dir={shared / 'ray'}"]
+            where += [f"--ray-client-server-port={free_port()}", f"--temp-dir={shared / 'ray'}"]
             arguments = where if number == 0 else [f"--address=127.0.0.1:{head}"]
-            started.append(_start(arguments, cpus_each, folder / f"node-{number}", shared, isolated))
+            started.append(start_node([*arguments, cpus], folder / f"node-{number}", shared))
             if number == 0:
                 _wait_for(f"http://127.0.0.1:{dashboard}/api/version", started[0])
         while not _joined(f"127.0.0.1:{head}", nodes, started):
             # On a busy machine a node gives up when its agent takes 15 s to start; it is started again.
             for number in [n for n in range(1, nodes) if started[n].poll() is not None]:
-                private = folder / f"node-{number}"
-                started[number] = _start([f"--address=127.0.0.1:{head}"], cpus_each, private, shared, isolated)
-        yield LocalNodes(f"127.0.0.1:{head}", f"http://127.0.0.1:{dashboard}", isolated)
+                again = [f"--address=127.0.0.1:{head}", cpus]
+                started[number] = start_node(again, folder / f"node-{number}", shared)
+        yield LocalNodes(f"127.0.0.1:{head}", f"http://127.0.0.1:{dashboard}", may_isolate())
     finally:
-        _end(started)
+        end_nodes(started)
 
 
-def _start(arguments: list[str], cpus: int, private: Path, shared: Path, isolated: bool) -> subprocess.Popen[bytes]:
+def start_node(
+    arguments: list[str], private: Path, shared: Path, environment: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen[bytes]:
+    """Starts one node, by `ray start --block`; its output goes to a log beside `private`.
+
+    Args:
+        arguments: of `ray start`: where, and the node's resources.
+        private: the node's own folder for temporary files.
+        shared: the path at which the node sees that folder, where it can be isolated.
+        environment: added to this process's.
+    """
     private.mkdir(parents=True, exist_ok=True)
+    shared.mkdir(parents=True, exist_ok=True)
     ray = str(Path(sys.executable).parent / "ray")
-    command = [ray, "start", *arguments, "--block", "--disable-usage-stats", f"--num-cpus={cpus}"]
+    command = [ray, "start", *arguments, "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
     # Ports that are given need not be waited for: a node gives up when its agent takes 15 s to name them.
-    agents = (
-        "dashboard-agent-listen-port",
-        "dashboard-agent-grpc-port",
-        "runtime-env-agent-port",
-        "metrics-export-port",
-    )
-    command += ["--node-ip-address=127.0.0.1", *(f"--{name}={_free_port()}" for name in agents)]
+    command += [f"--{name}={free_port()}" for name in _AGENTS]
     command += ["--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={512 * 2**20}"]
-    if isolated:
+    if may_isolate():
         script = 'mount --bind "$0" "$1" && shift && exec "$@"'
-        command = [
-            "unshare",
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            script,
-            str(private),
-            str(shared),
-            *command,
-        ]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment |= {
-        "TMPDIR": str(shared),
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
+        isolate = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(private), str(shared)]
+        command = [*isolate, *command]
+    whole = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    whole |= {
+        "TMPDIR": str(shared), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **environment,
+    }  # fmt: skip
     log = (private.parent / f"{private.name}.log").open("wb")
     return subprocess.Popen(
-        command, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+        command, env=whole, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
     )
 
 
-def _may_isolate() -> bool:
+@cache
+def may_isolate() -> bool:
     """Whether this user may give processes a view of the file system of their own."""
     try:
         return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
@@ -113,7 +110,8 @@ def _may_isolate() -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -148,7 +146,7 @@ def _joined(address: str, nodes: int, started: list[subprocess.Popen[bytes]]) ->
     raise RuntimeError(f"{nodes} nodes did not join {address} in {_READY_S} s")
 
 
-def _end(started: list[subprocess.Popen[bytes]]) -> None:
+def end_nodes(started: list[subprocess.Popen[bytes]]) -> None:
     """Ends the nodes, workers first joined last, and whatever of their descendants outlives them."""
     family = {process.pid: _descendants(process.pid) for process in started}
     for process in reversed(started):

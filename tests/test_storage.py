@@ -196,12 +196,22 @@ def test_what_breaks_off_while_it_is_written_never_appears(place, tmp_path, monk
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_a_full_disk_is_named_while_it_is_written(tmp_path):
+def test_what_a_writer_stumbles_over_elsewhere_is_not_said_of_what_it_writes(tmp_path):
+    def write():
+        with Storage().writing(str(tmp_path / "a.bin")):
+            (tmp_path / "another").read_bytes()
+
+    with pytest.raises(FileNotFoundError, match="another"):
+        write()
+
+
+@pytest.mark.parametrize(("limit", "size"), [(1 << 16, 1 << 20), (100, 1000)], ids=["large", "kept until the end"])
+def test_a_full_disk_is_named_while_it_is_written(tmp_path, limit, size):
     def write():
         with Storage().writing(str(tmp_path / "results" / "a.bin")) as sink:
-            sink.write(b"x" * (1 << 20))
+            sink.write(b"x" * size)
 
-    with files_end_after(1 << 16), pytest.raises(StorageError, match=r"a\.bin") as caught:
+    with files_end_after(limit), pytest.raises(StorageError, match=r"a\.bin") as caught:
         write()
     assert "free space" in caught.value.remedy
     assert list((tmp_path / "results").iterdir()) == []

@@ -25,11 +25,25 @@ from vgse.storage.ranged_file import RangedFile
 from vgse.storage.uris import FileInfo, protocol
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
     from vgse.storage.s3_requests import S3Requests
 
 _PARTIAL = ".partial"
 _UPLOAD_PART = 16 << 20
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}
+
+
+class _ExplainingFile(io.FileIO):
+    """A file to write whose errors are about `uri`, which it becomes."""
+
+    def __init__(self, path: Path, uri: str) -> None:
+        super().__init__(path, "wb")
+        self._uri = uri
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        with explained(self._uri, writing=True):
+            return super().write(data)
 
 
 class Storage:
@@ -195,18 +209,22 @@ class Storage:
     @contextmanager
     def writing(self, uri: str) -> Iterator[IO[bytes]]:
         """A file to write piece by piece, for what should not be held in memory whole: it appears whole at the end of
-        the block, or not at all where the block raises. What goes to a store is collected on local disk first."""
+        the block, or not at all where the block raises. What goes to a store is collected on local disk first.
+
+        Raises:
+            StorageError: it cannot be written. What the block raises of its own passes as it is.
+        """
         local = protocol(uri) == "file"
         with explained(uri, writing=True):
             fs, path = self._open_fs(uri)
             if local:
                 fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             partial = Path(f"{path if local else Path(gettempdir()) / 'vgse'}.{uuid.uuid4().hex}{_PARTIAL}")
-            sink = partial.open("wb")
+            sink = io.BufferedWriter(_ExplainingFile(partial, uri))
         try:
+            with sink:
+                yield sink
             with explained(uri, writing=True):
-                with sink:
-                    yield sink
                 partial.replace(path) if local else self._upload(partial, uri)
         finally:
             partial.unlink(missing_ok=True)
