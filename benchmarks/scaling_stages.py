@@ -19,7 +19,9 @@ SHARD, PATCHES, EPOCHS, BATCH, CLUSTERS, FEATURES = 3600, 9, 15, 8192, 500, 2048
 CPUS = 16
 CLOUD = Cluster(1, CPUS, node_bytes_s=12.5e9 / 8, store_bytes_s=1e11, store_requests_s=5500, latency_s=0.03)
 # The driver's part of each stage: processor seconds that driver_work.py took at this size (results/dry_run.md).
-DRIVER_S = {"plan": 7.3, "crop": 0.5, "committed_images": 7.4, "encode": 0.4, "cluster": 2.3, "embed": 5.3}
+DRIVER_S = {
+    "plan": 3.4, "crop": 0.4, "committed_images": 5.6, "encode": 0.2, "cluster": 2.3, "embed": 4.7, "evaluate": 1.7,
+}  # fmt: skip
 # Starting a group of training workers, as a CIFAR-100 run shows it.
 GROUP_START_S = 30.0
 
@@ -72,7 +74,7 @@ def works(costs: Costs, measured: dict[int, dict[str, Any]], nodes: int) -> dict
         ),
         "evaluate (statistics)": Work(
             SEEN_IMAGES, slices, costs.statistics_s, 2 * FEATURES, slot_cpu_s=costs.crop_start_s,
-            before_s=start["tasks"] + listing, launch_s=launch["tasks"],
+            before_s=start["tasks"] + listing + DRIVER_S["evaluate"], launch_s=launch["tasks"],
             merge_s=costs.statistics_merge_s + statistics_bytes / CLOUD.node_bytes_s,
         ),
     }  # fmt: skip
