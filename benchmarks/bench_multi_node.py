@@ -17,8 +17,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
-import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -44,14 +42,9 @@ def submit(cluster: LocalNodes, server: S3Server, run: str, overrides: tuple[str
     Raises:
         RuntimeError: the job failed.
     """
-    command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", cluster.jobs]
-    command += ["--working-dir", str(ROOT), "--runtime-env-json", json.dumps({"env_vars": server.environment})]
-    command += ["--", "python", "jobs/run.py", "jobs/configs/cifar100.yaml", "--run", run, *overrides]
     started = time.monotonic()
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    found = subprocess.run(command, env=environment, cwd=ROOT)
-    if found.returncode != 0:
-        raise RuntimeError(f"the job ended with {found.returncode}")
+    command = ["python", "jobs/run.py", "jobs/configs/cifar100.yaml", "--run", run, *overrides]
+    cluster.submit(*command, environment=server.environment)
     return time.monotonic() - started
 
 

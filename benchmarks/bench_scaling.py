@@ -15,9 +15,8 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
-from dataclasses import asdict, replace
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,12 @@ from local_nodes import LocalNodes, local_nodes
 from s3_server import S3Server, serve_s3
 from scaling_model import Cluster, Work, seconds
 from scaling_report import write_report
-from scaling_stages import Costs, bound_by, imagenet_rates
+from scaling_stages import UNSEEN_CLASSES, Costs, bound_by, imagenet_rates
 from serve_cifar100 import BUCKET, stage
 from stage_costs import (
+    ImageCosts,
     class_costs,
+    compile_costs,
     embed_costs,
     image_costs,
     normal_equation_costs,
@@ -43,7 +44,9 @@ from vgse.storage import Storage
 
 ROOT = Path(__file__).resolve().parents[1]
 NODES = (1, 2, 4)
-IMAGES, CLASSES = 10, 100
+# Stages and images of a class; there are as many test images again, so 200 times as many in all.
+STAGES = (("crop", 10), ("encode", 10), ("crop", 120))
+RELATE = "relate, 20,842"
 _IMPORTS = "import ray, pandas, pyarrow, cv2, vgse.pipeline.crop, vgse.patches.regions"
 _NETWORK = (
     "import ray, torch, vgse.pipeline.encode_shard; from vgse.clustering.backbones import build_backbone; "
@@ -70,7 +73,9 @@ def costs(source: Path, server: S3Server) -> Costs:
         large=image_costs(photographs, "resnet50", None, 224, 8),
         read_client_s=client_s,
         read_server_s=server_s,
+        process_start_s=bare,
         crop_start_s=start_costs(_IMPORTS) - bare,
+        compile_s=compile_costs(),
         encode_start_s=start_costs(_NETWORK.format(backbone=lite, weights=weights, size=96)) - bare,
         train_patch_s=training_costs(2048, 500, bank=16_384),
         embed_image_s=embed_costs(2048, 500),
@@ -80,58 +85,98 @@ def costs(source: Path, server: S3Server) -> Costs:
     )
 
 
+def idle_load(seconds: float = 5.0) -> float:
+    """Cores that are busy while nothing is asked of the nodes: what their own processes take."""
+
+    def busy() -> int:
+        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+        # Without idle and iowait; guests are counted in user already.
+        return sum(fields[:8]) - fields[3] - fields[4]
+
+    time.sleep(seconds)
+    before = busy()
+    time.sleep(seconds)
+    return (busy() - before) / os.sysconf("SC_CLK_TCK") / seconds
+
+
 def on_nodes(cluster: LocalNodes, server: S3Server, run: str, source: Path) -> dict[str, Any]:
-    """Stage seconds by receipts, the probe's figures, and tasks by node."""
-    environment = {**os.environ, **server.environment, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
+    """The load of idle nodes, the probe's figures, and of every stage and size seconds by its receipt and tasks."""
+    idle = idle_load()
     vocabulary = source / "data/word_vectors/glove_100d_22k.bin"
-    command = [sys.executable, str(ROOT / "benchmarks/scaling_probe.py"), str(vocabulary)]
-    probe = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=600)
-    found: dict[str, Any] = json.loads(probe.stdout.strip().splitlines()[-1])
-    receipts = server.folder / run.removeprefix("s3://") / "receipts"
-    for name in ("crop", "encode"):
-        command = [sys.executable, "-m", "vgse.cli", name, "jobs/configs/cifar100.yaml", "--run", run]
-        command += ["--data.images-per-class", str(IMAGES), "--data.class-splits", "1"]
-        subprocess.run(command, env=environment, check=True, cwd=ROOT, timeout=900)
-        receipt = json.loads((receipts / f"{name}.json").read_text())
-        found[name] = {
-            "seconds": receipt["seconds"], "rows": receipt["rows_out"], "nodes": len(receipt["details"]["nodes"]),
-            "tasks": sum(receipt["details"]["nodes"].values()),
+    probe = ["python", str(ROOT / "benchmarks/scaling_probe.py"), str(vocabulary.resolve())]
+    log = cluster.submit(*probe, environment=server.environment)
+    found: dict[str, Any] = json.loads(next(line for line in reversed(log) if line.startswith("{")))
+    found["idle_load"] = idle
+    for stage_name, images in STAGES:
+        there = f"{run}-{images}"
+        command = ["python", f"jobs/{stage_name}.py", "jobs/configs/cifar100.yaml", "--run", there]
+        command += ["--data.images-per-class", str(images), "--data.class-splits", "1"]
+        cluster.submit(*command, environment=server.environment)
+        file = server.folder / there.removeprefix("s3://") / f"receipts/{stage_name}.json"
+        receipt = json.loads(file.read_text())
+        of_nodes = receipt["details"]["nodes"]
+        found[f"{stage_name}, {receipt['rows_out']:,}"] = {
+            "seconds": receipt["seconds"], "rows": receipt["rows_out"], "nodes": len(of_nodes),
+            "tasks": sum(of_nodes.values()),
         }  # fmt: skip
+    found[RELATE] = {"seconds": found.pop("relate_s"), "rows": UNSEEN_CLASSES}
     return found
 
 
-def local_works(costs: Costs, probe: dict[str, Any], rows: int) -> dict[str, Work]:
-    """The stages of the measured runs, with Ray's costs as found on one node."""
-    read_s = costs.read_client_s + costs.read_server_s
-    tasks, actors, plain = (probe[kind] for kind in ("tasks", "actors", "plain"))
-    shards = probe["encode"]["tasks"]
-    return {
-        "crop": Work(
-            rows, shards, costs.small.crop_s + read_s, slot_cpu_s=costs.crop_start_s, task_cpu_s=tasks["task_s"],
-            before_s=tasks["start_s"],
-        ),
-        "encode": Work(
-            rows, shards, costs.small.encode_s, slot_cpu_s=costs.encode_start_s, task_cpu_s=actors["task_s"],
-            before_s=actors["start_s"],
-        ),
-        "relate": Work(20_842, 21, costs.class_s, task_cpu_s=plain["task_s"], before_s=plain["start_s"]),
-    }  # fmt: skip
+def local_work(name: str, costs: Costs, found: dict[str, Any], one: dict[str, Any]) -> Work:
+    """A stage of the measured runs as the model sees it; costs of Ray are those of `one` node."""
+    rows, read_s = found[name]["rows"], costs.read_client_s + costs.read_server_s
+    if name == RELATE:
+        # Chunks of classes depend on the CPUs there are.
+        tasks = -(-rows // max(256, min(1024, -(-rows // (4 * found["nodes"])))))
+        return Work(rows, tasks, costs.class_s, task_cpu_s=one["plain"]["task_s"], before_s=one["plain"]["start_s"])
+    # The driver's first pipeline on one node starts a worker there.
+    if name.startswith("crop"):
+        start, saved = costs.crop_start_s + costs.compile_s, costs.compile_s
+        row_s, before_s, task_s = costs.small.crop_s + read_s, costs.compile_s, one["tasks"]["task_s"]
+    else:
+        start, saved = costs.encode_start_s, 0.0
+        row_s, before_s, task_s = costs.small.encode_s, 0.0, one["actors"]["task_s"]
+    return Work(
+        rows, found[name]["tasks"], row_s, slot_cpu_s=costs.process_start_s + start,
+        first_node_saves_s=costs.process_start_s + saved, task_cpu_s=task_s, before_s=one["first_s"] + before_s,
+    )  # fmt: skip
 
 
 def compare(costs: Costs, measured: dict[int, dict[str, Any]]) -> dict[str, dict[int, tuple[float, float]]]:
     """Rows per second by stage and nodes: measured, and as the model has it."""
-    rows = measured[1]["crop"]["rows"]
-    works = local_works(costs, measured[1], rows)
-    table: dict[str, dict[int, tuple[float, float]]] = {name: {} for name in works}
+    table: dict[str, dict[int, tuple[float, float]]] = {}
     for nodes, found in measured.items():
-        cluster = Cluster(nodes, 1, cores=os.cpu_count() or 1, latency_s=0.002)
-        for name, work in works.items():
-            # Chunks of classes depend on the CPUs there are.
-            if name == "relate":
-                work = replace(work, tasks=-(-20_842 // max(256, min(1024, -(-20_842 // (4 * nodes))))))
-            took = found["relate_s"] if name == "relate" else found[name]["seconds"]
-            table[name][nodes] = (work.rows / took, work.rows / seconds(work, cluster))
+        cluster = Cluster(nodes, 1, cores=(os.cpu_count() or 1) - found["idle_load"], latency_s=0.002)
+        for name in (name for name in found if isinstance(found[name], dict) and "rows" in found[name]):
+            rows = found[name]["rows"]
+            model = seconds(local_work(name, costs, found, measured[1]), cluster)
+            table.setdefault(name, {})[nodes] = (rows / found[name]["seconds"], rows / model)
     return table
+
+
+def measure(source: Path, folder: Path) -> tuple[Costs, dict[int, dict[str, Any]]]:
+    """The costs, and what was found on each number of nodes; kept in `folder`/measured.json too."""
+    stage(source, folder / "s3")
+    shutil.rmtree(folder / "s3" / BUCKET / "runs", ignore_errors=True)
+    measured = {}
+    with serve_s3(folder / "s3") as server:
+        os.environ.update(server.environment)
+        found = costs(source, server)
+        print(json.dumps(asdict(found)), flush=True)
+        for nodes in NODES:
+            with local_nodes(nodes, 1, folder / f"on-{nodes}") as cluster:
+                measured[nodes] = on_nodes(cluster, server, f"s3://{BUCKET}/runs/scaling-{nodes}", source)
+            print(nodes, json.dumps(measured[nodes]), flush=True)
+    (folder / "measured.json").write_text(json.dumps({"costs": asdict(found), "measured": measured}))
+    return found, measured
+
+
+def kept(folder: Path) -> tuple[Costs, dict[int, dict[str, Any]]]:
+    """What `measure` left in `folder`."""
+    read = json.loads((folder / "measured.json").read_text())
+    images = {size: ImageCosts(**read["costs"].pop(size)) for size in ("small", "large")}
+    return Costs(**images, **read["costs"]), {int(nodes): found for nodes, found in read["measured"].items()}
 
 
 def main() -> None:
@@ -139,20 +184,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--folder", type=Path, required=True, help="a short path for the bucket and the nodes' files")
+    parser.add_argument("--kept", action="store_true", help="model again what the folder's last run has measured")
     options = parser.parse_args()
-    stage(options.source, options.folder / "s3")
-    shutil.rmtree(options.folder / "s3" / BUCKET / "runs", ignore_errors=True)
-    kept = options.folder / "measured.json"
-    with serve_s3(options.folder / "s3") as server:
-        os.environ.update(server.environment)
-        found = costs(options.source, server)
-        print(json.dumps(asdict(found)), flush=True)
-        measured = {}
-        for nodes in NODES:
-            with local_nodes(nodes, 1, options.folder / f"on-{nodes}") as cluster:
-                measured[nodes] = on_nodes(cluster, server, f"s3://{BUCKET}/runs/scaling-{nodes}", options.source)
-            print(nodes, json.dumps(measured[nodes]), flush=True)
-    kept.write_text(json.dumps({"costs": asdict(found), "measured": measured}))
+    found, measured = kept(options.folder) if options.kept else measure(options.source, options.folder)
     checked = compare(found, measured)
     rates = imagenet_rates(found, measured)
     bounds = bound_by(found, measured)

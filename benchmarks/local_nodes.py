@@ -7,6 +7,7 @@ Ray's session) is out of the others' reach, as on machines of a cloud, and a pat
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
+_ROOT = Path(__file__).resolve().parents[1]
 _READY_S = 180
 _AGENTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port")
 
@@ -33,6 +35,25 @@ class LocalNodes:
     address: str
     jobs: str
     isolated: bool
+
+    def submit(self, *entrypoint: str, environment: Mapping[str, str]) -> list[str]:
+        """Submits a job with this checkout and waits for it; its log, which is shown as it comes.
+
+        Raises:
+            RuntimeError: the job failed.
+        """
+        command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", self.jobs]
+        command += ["--working-dir", ".", "--runtime-env-json", json.dumps({"env_vars": dict(environment)})]
+        whole = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        log = []
+        with subprocess.Popen([*command, "--", *entrypoint], env=whole, cwd=_ROOT, stdout=subprocess.PIPE,
+                              text=True) as job:  # fmt: skip
+            for line in job.stdout or ():
+                print(line, end="", flush=True)
+                log.append(line)
+        if job.returncode != 0:
+            raise RuntimeError(f"the job {' '.join(entrypoint)} ended with {job.returncode}")
+        return log
 
 
 @contextmanager

@@ -49,7 +49,8 @@ class Work:
             requests to the store.
         task_requests: requests per task beside those of its rows.
         at_once: requests that a task has under way at once.
-        slot_cpu_s: processor seconds before a slot's first task (process, imports, network).
+        slot_cpu_s: processor seconds before a slot's first task (process, imports, compilation, network).
+        first_node_saves_s: of these, what the slots of the first node save, where the driver has done it before them.
         task_cpu_s: processor seconds of every task beside its rows.
         before_s: the driver alone before the first task, and after the last.
         launch_s, merge_s: the driver for each task, and for each result.
@@ -63,6 +64,7 @@ class Work:
     task_requests: float = 2.0
     at_once: int = 64
     slot_cpu_s: float = 0.0
+    first_node_saves_s: float = 0.0
     task_cpu_s: float = 0.0
     before_s: float = 0.0
     launch_s: float = 0.0
@@ -107,7 +109,8 @@ class _Simulation:
         share = work.rows / work.tasks
         while self.arriving and self.arriving[0][0] <= self.now + 1e-12:
             _, slot = heapq.heappop(self.arriving)
-            cpu = share * work.row_cpu_s + work.task_cpu_s + (0.0 if slot in self.begun else work.slot_cpu_s)
+            start = 0.0 if slot in self.begun else work.slot_cpu_s - (slot[1] == 0) * work.first_node_saves_s
+            cpu = share * work.row_cpu_s + work.task_cpu_s + start
             requests = share * work.row_requests + work.task_requests
             self.begun.add(slot)
             self.slot.append(slot)

@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from scaling_stages import COUNTS, CPUS, DRIVER_S, Costs, scales_to
+from scaling_stages import COUNTS, CPUS, DRIVER_S, PLAN_S, Costs, scales_to
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Checked = dict[str, dict[int, tuple[float, float]]]
@@ -40,10 +40,11 @@ def write_report(
 
 ## Measured on 1, 2 and 4 nodes, and what the model says of the same
 
-2,000 images of CIFAR-100 from S3 through `vgse crop` and `vgse encode` (EfficientNet-Lite0, 96 px), rows per second of
-the whole stage; 1,000 x 20,842 classes through relate's tasks. Each node is a Ray node of its own with one logical CPU
-(local_nodes.py). All share {os.cpu_count()} cores, also with the driver and the S3 server: from 2 nodes on there is
-nothing left to gain, and the model is told so.
+Images of CIFAR-100 from S3 by `ray job submit ... jobs/crop.py` and `jobs/encode.py` (EfficientNet-Lite0, 96 px), rows
+per second of the whole stage; 1,000 x 20,842 classes through relate's tasks. Each node is a Ray node of its own with
+one logical CPU, isolated from the others (local_nodes.py): it unpacks the code it is sent, compiles the watershed and
+downloads the weights for itself. All share {os.cpu_count()} cores, also with the driver and the S3 server: from 2 nodes
+on there is nothing left to gain, more nodes only start more processes, and the model is told so.
 
 | stage | nodes | measured, rows/s | model, rows/s | apart |
 |---|---|---|---|---|
@@ -73,10 +74,15 @@ Measured of Ray, for tasks that do nothing:
 |---|---|---|---|
 {_overheads(measured)}
 
-The driver's part of a stage at 1.39 M images, in seconds (dry_run.md):
+The first pipeline of a job, imports and processes included: {measured[1]["first_s"]:.1f} s on one node. Cores that the
+nodes' own processes take while nothing is asked of them: {_idle(measured)}.
+
+The driver's part of a stage at 1.39 M images, in seconds (dry_run.md; the plan, {PLAN_S} s, is made
+once for all stages of a run and is not in here):
 {", ".join(f"{name} {value:.1f}" for name, value in DRIVER_S.items())}.
 
-Assumed: 12.5 Gbit/s for a node; 100 GB/s, 5,500 requests a second and 30 ms for the store; {CPUS} CPUs as fast as these
+Assumed: 12.5 Gbit/s for a node; 100 GB/s, 5,500 requests a second (what S3 promises for one prefix) and 30 ms
+for the store; two requests for 100 images that lie in Parquet; {CPUS} CPUs as fast as these
 cores; 30 s for a group of training workers to start; all cores of a node fully used by training. GPUs were not
 measured, so encode and cluster are those of CPU nodes.
 
@@ -107,8 +113,9 @@ def _costs(costs: Costs) -> str:
             f"{1000 * costs.statistics_s:.2f} ms; {1000 * costs.statistics_merge_s:.0f} ms"
         ),
         "a worker's start: crop; encode with its network": (
-            f"{costs.crop_start_s:.1f} s; {costs.encode_start_s:.1f} s"
+            f"{costs.process_start_s + costs.crop_start_s:.1f} s; {costs.process_start_s + costs.encode_start_s:.1f} s"
         ),
+        "compiling the watershed, once a process, or a machine that keeps it": f"{costs.compile_s:.1f} s",
     }
     return "\n".join(f"| {what} | {value} |" for what, value in lines.items())
 
@@ -123,9 +130,15 @@ def _overheads(measured: dict[int, dict[str, Any]]) -> str:
     )
 
 
+def _idle(measured: dict[int, dict[str, Any]]) -> str:
+    return ", ".join(f"{found['idle_load']:.2f} with {nodes}" for nodes, found in measured.items())
+
+
 def _reading() -> str:
     return """- crop, encode and embed are cut into 388 shards of 3,600 rows; with more CPUs than shards the rest is
   idle (from 25 nodes on). `crop.rows_per_shard` is the setting to lower there.
+- From single files crop is bound by requests, not by CPUs: a store that has not split the images' prefix yet serves
+  one node's worth. Images in Parquet files (README) take that bound away.
 - relate is seconds of work: its tasks are for slow settings and for memory, not for speed on hundreds of CPUs.
 - Tasks of one stage are taken to be equally large; stragglers, lost spot nodes and an autoscaler that is still starting
   nodes are not in the model."""

@@ -17,11 +17,14 @@ COUNTS = tuple(2**power for power in range(9))
 IMAGES, SEEN_IMAGES, UNSEEN_CLASSES = 1_393_693, 1_281_167, 20_842
 SHARD, PATCHES, EPOCHS, BATCH, CLUSTERS, FEATURES = 3600, 9, 15, 8192, 500, 2048
 CPUS = 16
+# Images of one row group, where they lie in Parquet files; two requests each.
+ROW_GROUP = 100
 CLOUD = Cluster(1, CPUS, node_bytes_s=12.5e9 / 8, store_bytes_s=1e11, store_requests_s=5500, latency_s=0.03)
 # The driver's part of each stage: processor seconds that driver_work.py took at this size (results/dry_run.md).
 DRIVER_S = {
-    "plan": 3.4, "crop": 0.4, "committed_images": 5.6, "encode": 0.2, "cluster": 2.3, "embed": 4.7, "evaluate": 1.7,
+    "crop": 0.4, "committed_images": 5.6, "encode": 0.2, "cluster": 2.3, "embed": 4.7, "evaluate": 1.7,
 }  # fmt: skip
+PLAN_S = 3.4
 # Starting a group of training workers, as a CIFAR-100 run shows it.
 GROUP_START_S = 30.0
 
@@ -34,7 +37,9 @@ class Costs:
     large: ImageCosts
     read_client_s: float
     read_server_s: float
+    process_start_s: float
     crop_start_s: float
+    compile_s: float
     encode_start_s: float
     train_patch_s: float
     embed_image_s: float
@@ -49,7 +54,10 @@ def works(costs: Costs, measured: dict[int, dict[str, Any]], nodes: int) -> dict
     # With several nodes the time of a task that does nothing is the driver's: it hands out one after the other.
     launch = {kind: measured[max(measured)][kind]["task_s"] for kind in ("tasks", "actors", "plain")}
     start = {kind: measured[1][kind]["start_s"] for kind in launch}
-    listing = DRIVER_S["plan"] + DRIVER_S["committed_images"]
+    # The plan is made once for all stages of a run and not counted to any.
+    listing = DRIVER_S["committed_images"]
+    cropper_s = costs.process_start_s + costs.crop_start_s + costs.compile_s
+    worker_s, encoder_s = costs.process_start_s + costs.crop_start_s, costs.process_start_s + costs.encode_start_s
     patch_bytes = 2 * FEATURES * PATCHES
     chunk = max(256, min(1024, -(-UNSEEN_CLASSES // (4 * cpus))))
     slices = min(-(-SEEN_IMAGES // 8192), 2 * cpus)
@@ -57,23 +65,27 @@ def works(costs: Costs, measured: dict[int, dict[str, Any]], nodes: int) -> dict
     return {
         "crop": Work(
             IMAGES, shards, large.crop_s + costs.read_client_s, large.source_bytes + large.stored_bytes, 1.0,
-            slot_cpu_s=costs.crop_start_s, before_s=start["tasks"] + listing + DRIVER_S["crop"],
-            launch_s=launch["tasks"],
+            slot_cpu_s=cropper_s, before_s=start["tasks"] + listing + DRIVER_S["crop"], launch_s=launch["tasks"],
+        ),
+        "crop (Parquet)": Work(
+            IMAGES, shards, large.crop_s, large.source_bytes + large.stored_bytes,
+            task_requests=2 + 2 * SHARD / ROW_GROUP, slot_cpu_s=cropper_s,
+            before_s=start["tasks"] + listing + DRIVER_S["crop"], launch_s=launch["tasks"],
         ),
         "encode": Work(
-            IMAGES, shards, large.encode_s, large.stored_bytes + large.feature_bytes, slot_cpu_s=costs.encode_start_s,
+            IMAGES, shards, large.encode_s, large.stored_bytes + large.feature_bytes, slot_cpu_s=encoder_s,
             before_s=start["actors"] + listing + DRIVER_S["encode"], launch_s=launch["actors"],
         ),
         "embed": Work(
-            IMAGES, shards, costs.embed_image_s, patch_bytes, slot_cpu_s=costs.encode_start_s,
+            IMAGES, shards, costs.embed_image_s, patch_bytes, slot_cpu_s=encoder_s,
             before_s=start["actors"] + listing + DRIVER_S["embed"], launch_s=launch["actors"],
         ),
         "relate": Work(
-            UNSEEN_CLASSES, -(-UNSEEN_CLASSES // chunk), costs.class_s, task_requests=0, slot_cpu_s=costs.crop_start_s,
+            UNSEEN_CLASSES, -(-UNSEEN_CLASSES // chunk), costs.class_s, task_requests=0, slot_cpu_s=worker_s,
             before_s=start["plain"] + listing, launch_s=launch["plain"],
         ),
         "evaluate (statistics)": Work(
-            SEEN_IMAGES, slices, costs.statistics_s, 2 * FEATURES, slot_cpu_s=costs.crop_start_s,
+            SEEN_IMAGES, slices, costs.statistics_s, 2 * FEATURES, slot_cpu_s=worker_s,
             before_s=start["tasks"] + listing + DRIVER_S["evaluate"], launch_s=launch["tasks"],
             merge_s=costs.statistics_merge_s + statistics_bytes / CLOUD.node_bytes_s,
         ),
@@ -84,7 +96,7 @@ def training(costs: Costs) -> Training:
     """The heads on cached features, one worker a node."""
     rows = SEEN_IMAGES * PATCHES
     heads = FEATURES * CLUSTERS + CLUSTERS * (1000 + 300)
-    before = GROUP_START_S + DRIVER_S["plan"] + DRIVER_S["committed_images"] + DRIVER_S["cluster"]
+    before = GROUP_START_S + DRIVER_S["committed_images"] + DRIVER_S["cluster"]
     return Training(
         rows, EPOCHS, BATCH, costs.train_patch_s, 2.0 * FEATURES * rows, 4.0 * BATCH * (FEATURES + CLUSTERS),
         4.0 * heads, before,

@@ -37,16 +37,17 @@ if sys.argv[1] == "kept":
     keep_freed_memory()
 for round in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    pieces = [np.ones(2**20) for _ in range(20)]
+    pieces = [np.ones(int(sys.argv[2]) // 8) for _ in range(4)]
     del pieces
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_freed_memory_is_kept_for_the_next_step():
+@pytest.mark.parametrize("size", [2**24, 2**27], ids=["16 MiB", "128 MiB"])
+def test_freed_memory_is_kept_for_the_next_batch(size):
     def faults(how: str) -> int:
-        command = [sys.executable, "-c", _FREED_AND_TAKEN_AGAIN, how]
+        command = [sys.executable, "-c", _FREED_AND_TAKEN_AGAIN, how, str(size)]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     assert faults("kept") < 100 < faults("given back")

@@ -61,7 +61,7 @@ class EncodeConfig(Section):
     input_size: int | None = Field(default=None, ge=16)
     """Side in pixels at which patches and images enter the backbone (default: the backbone's own)."""
     batch_size: int = Field(default=256, ge=1)
-    """Pixels tensors per forward pass."""
+    """Pixel tensors that are cut at once, and pass through the backbone at once on a GPU (on a CPU 32 do)."""
     oracle_images: int = Field(default=50, ge=0)
     """Images per unseen class whose patches are encoded too, for the oracle arm only; 0 leaves that arm out."""
 

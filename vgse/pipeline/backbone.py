@@ -11,6 +11,10 @@ from vgse.errors import StorageError, WeightsError
 from vgse.pipeline.plan import Plan
 from vgse.storage import Storage, protocol
 
+# Images of one forward pass on a CPU, whose activations stay near its cache. ResNet-50 at 224 px and EfficientNet-Lite0
+# at 96 px are fastest at 32 on one core, and take two to three times as long at 256, in three times the memory.
+CPU_IMAGES = 32
+
 
 def weights_path(storage: Storage, weights: str) -> Path | None:
     """The local file of `encode.weights`, None for `pretrained` and `none`."""
@@ -48,12 +52,20 @@ def check_backbone(plan: Plan) -> str:
     )
 
 
+def features_of(network: Any, pixels_M: np.ndarray, device: Any) -> np.ndarray:
+    """Features (M, F) float32 of uint8 pixels (M, size, size, 3); on CPUs CPU_IMAGES at a time."""
+    import torch
+
+    parts = torch.from_numpy(pixels_M).split(CPU_IMAGES if device.type == "cpu" else max(1, len(pixels_M)))
+    with torch.inference_mode():
+        return torch.cat([network(part.to(device)).float() for part in parts]).cpu().numpy()
+
+
 def encode_pixels(network: Any, pixels_M: np.ndarray, device: Any) -> np.ndarray:
     """Features (M, F) float16 of uint8 pixels (M, size, size, 3), in bf16 where the device computes it natively."""
     import torch
 
     from vgse.clustering.precision import fast_bf16
 
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device)):
-        features = network(torch.from_numpy(pixels_M).to(device))
-    return features.float().cpu().numpy().astype(np.float16)
+    with torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device)):
+        return features_of(network, pixels_M, device).astype(np.float16)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from vgse.clustering.embedding import ClassEmbeddingSums
+from vgse.pipeline.backbone import features_of
 from vgse.pipeline.features import feature_name, open_arrays, pack
 from vgse.pipeline.networks import NetworkRecipe
 from vgse.pipeline.pixels import pixel_chunks
@@ -41,8 +42,9 @@ class EmbedShard:
     ) -> None:
         import torch
 
-        from vgse.pipeline.session import limit_threads
+        from vgse.pipeline.session import keep_freed_memory, limit_threads
 
+        keep_freed_memory()
         limit_threads(threads)
         self._storage, self._run, self._tasks = storage, run, tasks
         self._batch, self._threads, self._board = batch_size, threads, board
@@ -109,7 +111,7 @@ class EmbedShard:
             threads=self._threads,
         )
         for chunk in chunks:
-            features = self._features(network, chunk.pixels)
+            features = features_of(network.backbone, chunk.pixels, self._device)
             first, rows = len(chunk.whole_rows), chunk.patch_rows
             if first:
                 arrays["whole"][chunk.whole_rows] = features[:first]
@@ -123,12 +125,6 @@ class EmbedShard:
                 yield self._assign(task.name, features_MTF[used]), rows[used]
         if task.features_folder is not None:
             self._storage.write_bytes(join(task.features_folder, feature_name(entry["shard"])), pack(arrays))
-
-    def _features(self, network: Any, pixels: np.ndarray) -> np.ndarray:
-        import torch
-
-        with torch.inference_mode():
-            return network.backbone(torch.from_numpy(pixels).to(self._device)).float().cpu().numpy()
 
     def _assign(self, name: str, features_MTF: np.ndarray) -> np.ndarray:
         """a_MTK of M images from their patch features."""

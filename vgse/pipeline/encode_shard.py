@@ -61,8 +61,9 @@ class EncodeShard:
         import torch
 
         from vgse.clustering.backbones import build_backbone
-        from vgse.pipeline.session import limit_threads
+        from vgse.pipeline.session import keep_freed_memory, limit_threads
 
+        keep_freed_memory()
         limit_threads(threads)
         self._storage, self._run, self._task, self._threads = storage, run, task, threads
         self._board = board

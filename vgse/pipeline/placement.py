@@ -13,6 +13,7 @@ from typing import Any
 
 from vgse.config import Config, ResourcesConfig
 from vgse.errors import ClusterError
+from vgse.pipeline.backbone import CPU_IMAGES
 from vgse.pipeline.capacity import GIB, Capacity, Node
 
 # CPUs of a worker that trains on a GPU while other tasks cut its pixels, and the most that any worker makes use of.
@@ -24,8 +25,10 @@ _PROCESS, _TORCH_PROCESS = 0.35 * GIB, 0.95 * GIB
 _STORED_IMAGE, _DECODED = 60_000, 0.15 * GIB
 # What a crop task holds of a shard: images read ahead, and a row group on its way out.
 _IN_FLIGHT = 0.15 * GIB
-# Bytes of activations per pixel that enters ResNet-50 (a process with a batch of 256 at 224 x 224 peaks at 2.4 GB).
-_ACTIVATIONS = 120
+# Bytes of activations per pixel that enters ResNet-50 on a CPU in float32 (a process that encodes 256 images at
+# 224 x 224, CPU_IMAGES at a time, peaks at 1.5 GB; at 1.3 GB in bfloat16). On a GPU they are not in this memory: what
+# its libraries take there is guessed, generously.
+_ACTIVATIONS, _GPU_HOST = 300, 120
 _GROWTH = "take larger nodes; if this cluster grows by itself, say to what (resources.grows_to: cluster.yaml)"
 # Matrices (F, F) float64 that a task of the evaluation holds at its peak.
 _MATRICES = 10
@@ -183,7 +186,9 @@ def _forward(stage: str, config: Config, capacity: Capacity) -> Ask:
         workers, cpus = capacity.cpus, 1.0
     side = 64 if config.encode.backbone == "tiny" else 224
     side = max(config.encode.input_size or side, config.evaluate.input_size or 0)
-    activations = config.encode.batch_size * side**2 * _ACTIVATIONS * (0.1 if config.encode.backbone == "tiny" else 1)
+    batch = config.encode.batch_size
+    per_pixel = batch * _GPU_HOST if gpus else min(batch, CPU_IMAGES) * _ACTIVATIONS
+    activations = side**2 * (per_pixel * (0.1 if config.encode.backbone == "tiny" else 1) + 2 * 3 * batch)
     shard = config.crop.images_per_shard(_STORED_IMAGE) * (
         _STORED_IMAGE + 2 * 2 * feature_dim(config) * config.crop.patches
     )
