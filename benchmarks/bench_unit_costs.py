@@ -95,7 +95,9 @@ def forward_row(source: Path, size: int) -> float:
     """Seconds per input."""
     from vgse.clustering.backbones import build_backbone
     from vgse.pipeline.backbone import encode_pixels
+    from vgse.pipeline.session import keep_freed_memory
 
+    keep_freed_memory()
     network = build_backbone("resnet50", weights=None, pretrained=False, input_size=SIDE).eval()
     pixels = np.random.default_rng(0).integers(0, 255, (size, SIDE, SIDE, 3), np.uint8)
     return best(lambda: len(encode_pixels(network, pixels, torch.device("cpu"))))

@@ -153,14 +153,19 @@ def _picture(checked: Checked, rates: Rates) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), dpi=110, width_ratios=(1, 1.7))
     for number, (name, points) in enumerate(checked.items()):
         nodes = list(points)
-        left.plot(nodes, [points[n][1] for n in nodes], "-", color=f"C{number}", label=f"{name}, model")
-        left.plot(nodes, [points[n][0] for n in nodes], "o", color=f"C{number}", label=f"{name}, measured")
+        left.plot(nodes, [points[n][1] for n in nodes], "-", color=f"C{number}", label=name)
+        left.plot(nodes, [points[n][0] for n in nodes], "o", color=f"C{number}")
     left.set(
-        xscale="log", yscale="log", xlabel="nodes (sharing 2 cores)", ylabel="rows per second", title="This machine"
+        xscale="log",
+        yscale="log",
+        xlabel="nodes (sharing 2 cores)",
+        ylabel="rows per second",
+        title="This machine (lines: model)",
     )
     left.set_xticks([1, 2, 4], ["1", "2", "4"])
     left.minorticks_off()
-    left.legend(fontsize=7)
+    left.set_ylim(top=8 * max(value for points in checked.values() for pair in points.values() for value in pair))
+    left.legend(fontsize=7, loc="upper center", ncols=2)
     for number, (name, points) in enumerate(rates.items()):
         right.plot(COUNTS, [points[n] for n in COUNTS], "-", color=f"C{number}", label=name)
         right.plot(COUNTS, [n * points[1] for n in COUNTS], ":", color=f"C{number}", linewidth=0.8)
@@ -168,6 +173,7 @@ def _picture(checked: Checked, rates: Rates) -> None:
     right.set_title("ImageNet-21K transfer, simulated (dotted: linear)")
     right.set_xticks(COUNTS, [str(count) for count in COUNTS])
     right.minorticks_off()
-    right.legend(fontsize=8)
+    right.set_ylim(top=20 * max(value for points in rates.values() for value in points.values()))
+    right.legend(fontsize=8, loc="upper left", ncols=2)
     figure.tight_layout()
     figure.savefig(RESULTS / "scaling.png")

@@ -73,7 +73,9 @@ def image_costs(files: Sequence[Path], backbone: str, weights: Path | None, size
     from vgse.clustering.backbones import build_backbone
     from vgse.pipeline.backbone import encode_pixels
     from vgse.pipeline.pixels import pixel_chunks
+    from vgse.pipeline.session import keep_freed_memory
 
+    keep_freed_memory()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     data = [file.read_bytes() for file in files]
