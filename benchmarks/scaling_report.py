@@ -50,9 +50,9 @@ on there is nothing left to gain, more nodes only start more processes, and the 
 |---|---|---|---|---|
 {check}
 
-The largest difference is {_worst(checked):.0f} %. The model counts what the S3 server works for an image to the task that
-reads it, so crop on one node is faster than it says: there the server has the other core. Why relate gains less from
-the second core than the model has it was not looked into.
+The largest difference is {_worst(checked):.0f} %. The model counts what the S3 server works for an image to the task
+that reads it, so crop on one node is faster than it says: there the server has the other core. Why relate gains less
+from the second core than the model has it was not looked into.
 
 ## Simulated for 1 to 256 nodes of {CPUS} CPUs
 
