@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from local_nodes import end_nodes, free_port, start_node
+from local_nodes import end_nodes, start_node
+from s3_server import free_port
 
 from vgse.receipts import STAGES
 

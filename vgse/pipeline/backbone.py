@@ -11,8 +11,8 @@ from vgse.errors import StorageError, WeightsError
 from vgse.pipeline.plan import Plan
 from vgse.storage import Storage, protocol
 
-# Images of one forward pass on a CPU, whose activations stay near its cache. ResNet-50 at 224 px and EfficientNet-Lite0
-# at 96 px are fastest at 32 on one core, and take two to three times as long at 256, in three times the memory.
+# Images of one forward pass on a CPU: more took more memory and were not notably faster on one core, with ResNet-50 at
+# 224 px and EfficientNet-Lite0 at 96 px (benchmarks/bench_encode.py has this number against the whole batch).
 CPU_IMAGES = 32
 
 

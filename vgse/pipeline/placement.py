@@ -25,9 +25,9 @@ _PROCESS, _TORCH_PROCESS = 0.35 * GIB, 0.95 * GIB
 _STORED_IMAGE, _DECODED = 60_000, 0.15 * GIB
 # What a crop task holds of a shard: images read ahead, and a row group on its way out.
 _IN_FLIGHT = 0.15 * GIB
-# Bytes of activations per pixel that enters ResNet-50 on a CPU in float32 (a process that encodes 256 images at
-# 224 x 224, CPU_IMAGES at a time, peaks at 1.5 GB; at 1.3 GB in bfloat16). On a GPU they are not in this memory: what
-# its libraries take there is guessed, generously.
+# Bytes of activations per pixel that enters ResNet-50 on a CPU in float32; in bfloat16 less (a process that encodes 256
+# images at 224 x 224, CPU_IMAGES at a time, peaks at 1.4 GB: benchmarks/results/encode.md). On a GPU
+# they are not in this memory: what its libraries take there is guessed, generously.
 _ACTIVATIONS, _GPU_HOST = 300, 120
 _GROWTH = "take larger nodes; if this cluster grows by itself, say to what (resources.grows_to: cluster.yaml)"
 # Matrices (F, F) float64 that a task of the evaluation holds at its peak.

@@ -167,7 +167,7 @@ def keep_freed_memory() -> None:
     """Lets this process keep the memory that it frees, since the next batch asks for as much again.
 
     By default glibc gives large pieces back to the system, which hands them out anew page by page, each filled with
-    zeros first: a third to a half of a forward pass on the CPU. Does nothing with other C libraries.
+    zeros first: up to half of the time of a forward pass on the CPU. Does nothing with other C libraries.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
